@@ -1,0 +1,54 @@
+# make demo    install, label examples/images, export COCO, draw demo/preview.jpg
+# make test    the whole test suite
+# make check   formatting, lint, types, import rules
+# make format  format the code
+# make tiny    train the two bundled models anew (hours)
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+GROUNDLABEL := $(VENV)/bin/groundlabel
+PIP_INSTALL := $(PYTHON) -m pip install -qq --disable-pip-version-check --prefer-binary --retries 10 --timeout 60
+
+export PYTHONUNBUFFERED := 1
+
+.PHONY: demo test check format tiny clean
+
+# pip's resolver is given the versions that were tested, so that it neither searches nor takes an untried one.
+$(VENV)/.runtime: pyproject.toml constraints.txt
+	$(if $(wildcard $(PYTHON)),,python3 -m venv $(VENV))
+	@echo "Installing groundlabel into $(VENV): about 7 GB, a few minutes …"
+	$(PIP_INSTALL) --constraint constraints.txt --editable '.[mongodb]'
+	@touch $@
+
+$(VENV)/.develop: $(VENV)/.runtime
+	$(PIP_INSTALL) --constraint constraints.txt --editable '.[mongodb,dev]'
+	@touch $@
+
+demo: $(VENV)/.runtime
+	rm -rf demo
+	$(GROUNDLABEL) annotate examples/images --classes examples/classes.yaml --output demo/run
+	$(GROUNDLABEL) export demo/run --format coco --output demo/coco
+	$(GROUNDLABEL) preview demo/run --output demo/preview.jpg
+	@echo
+	@echo "Look at demo/preview.jpg. What to do next:"
+	@echo "  source $(VENV)/bin/activate"
+	@echo "  groundlabel review demo/run                  see and correct the labels in FiftyOne"
+	@echo "  groundlabel doctor                           what this machine has, and what is missing"
+	@echo "  groundlabel models                           detectors and segmenters for your own photos"
+	@echo "  groundlabel annotate --help                  label your own folder"
+
+test: $(VENV)/.develop
+	$(PYTHON) -m pytest --durations=10
+
+check: $(VENV)/.develop
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+format: $(VENV)/.develop
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+clean:
+	rm -rf build demo dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
