@@ -1,0 +1,93 @@
+"""Instance masks as COCO run-length encodings."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+
+@dataclass(frozen=True)
+class Rle:
+    """One mask, compressed as COCO does it (column-major runs, packed to ASCII).
+
+    Attributes:
+        size: (height, width) of the image in pixels.
+        counts: The packed runs as pycocotools writes them.
+
+    Source: pycocotools, maskApi.c rleToString.
+    """
+
+    size: tuple[int, int]
+    counts: bytes
+
+    def to_coco(self) -> dict[str, Any]:
+        """Return COCO's `segmentation` value: {"size": [height, width], "counts": str}."""
+        return {"size": [int(side) for side in self.size], "counts": self.counts.decode("ascii")}
+
+    @classmethod
+    def from_coco(cls, segmentation: dict[str, Any]) -> "Rle":
+        """Read COCO's compressed (`counts` str or bytes) or uncompressed (`counts` list) form.
+
+        Raises:
+            ValueError: `size` or `counts` is missing.
+        """
+        if "size" not in segmentation or "counts" not in segmentation:
+            raise ValueError(f"an RLE needs size and counts, not {sorted(segmentation)}")
+        height, width = (int(side) for side in segmentation["size"])
+        counts = segmentation["counts"]
+        if isinstance(counts, list):
+            counts = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)["counts"]
+        return cls((height, width), counts.encode("ascii") if isinstance(counts, str) else bytes(counts))
+
+
+def _as_dict(rle: Rle) -> dict[str, Any]:
+    return {"size": list(rle.size), "counts": rle.counts}
+
+
+def encode_mask(mask: NDArray[np.bool_]) -> Rle:
+    """Encode one mask.
+
+    Args:
+        mask: (H, W) bool or 0/1, both sides positive.
+
+    Raises:
+        ValueError: The mask is not two-dimensional or a side is 0.
+    """
+    if mask.ndim != 2 or 0 in mask.shape:
+        raise ValueError(f"a mask must be (H, W) with positive sides, not {mask.shape}")
+    encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return Rle((mask.shape[0], mask.shape[1]), encoded["counts"])
+
+
+def decode_mask(rle: Rle) -> NDArray[np.bool_]:
+    """Decode one mask to (H, W) bool."""
+    return np.asarray(coco_mask.decode(_as_dict(rle)), dtype=bool)
+
+
+def mask_areas(rles: tuple[Rle, ...] | list[Rle]) -> NDArray[np.int64]:
+    """Return the areas of masks in pixels; (N,) int64, N may be 0."""
+    if not rles:
+        return np.zeros(0, np.int64)
+    return np.asarray(coco_mask.area([_as_dict(rle) for rle in rles]), dtype=np.int64)
+
+
+def mask_boxes_xywh(rles: tuple[Rle, ...] | list[Rle]) -> NDArray[np.float32]:
+    """Return the tight boxes of masks as COCO has them.
+
+    Returns:
+        (N, 4) float32: x, y, width, height in pixels; all 0 for an empty mask; N may be 0.
+
+    Source: pycocotools, toBbox.
+    """
+    if not rles:
+        return np.zeros((0, 4), np.float32)
+    return np.asarray(coco_mask.toBbox([_as_dict(rle) for rle in rles]), dtype=np.float32).reshape(-1, 4)
+
+
+def mask_iou(first: list[Rle] | tuple[Rle, ...], second: list[Rle] | tuple[Rle, ...]) -> NDArray[np.float64]:
+    """Return the IoU of every pair of masks; (N, M) float64, N and M may be 0."""
+    if not first or not second:
+        return np.zeros((len(first), len(second)))
+    return np.asarray(coco_mask.iou([_as_dict(r) for r in first], [_as_dict(r) for r in second], [0] * len(second)))
