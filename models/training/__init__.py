@@ -1,0 +1,1 @@
+"""Training of grounding detectors and segmenters, and the scenes they learn from."""
