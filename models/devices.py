@@ -1,0 +1,37 @@
+"""What this machine can compute on."""
+
+import os
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device.
+
+    Attributes:
+        name: As torch names it: "cpu", "cuda:0", "mps".
+        description: The product's name, or the number of cores.
+        memory_bytes: Of the device; None where torch does not tell.
+    """
+
+    name: str
+    description: str
+    memory_bytes: int | None
+
+
+def describe_devices() -> tuple[Device, ...]:
+    """Return the accelerators that torch can use, then the processor; torch is imported."""
+    import torch
+
+    found = []
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(index)
+            found.append(Device(f"cuda:{index}", properties.name, properties.total_memory))
+    if torch.backends.mps.is_available():
+        found.append(Device("mps", "Apple GPU", None))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = None
+    if "SC_PHYS_PAGES" in os.sysconf_names and "SC_PAGE_SIZE" in os.sysconf_names:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return (*found, Device("cpu", f"{cores} core{'' if cores == 1 else 's'}", memory))

@@ -1,0 +1,317 @@
+"""Grounding DINO's forward pass in four steps, over the weights of transformers' modules.
+
+transformers runs backbone, text encoder, fusion, query selection and decoder as one call. Here each is a function, so
+that the backbone runs once an image while text passes run many times, that the encoder's box head gets a gradient, and
+that the decoder takes denoising queries with an attention mask. With the same inputs the result is transformers' own.
+
+Images of a batch have one size and no padding: padding changes Grounding DINO's results (GroupNorm and the backbone's
+borders see it). Text may be padded.
+
+Source: Liu et al. 2023 (Grounding DINO), section 3; transformers, models/mm_grounding_dino.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+from transformers import GroundingDinoForObjectDetection, MMGroundingDinoForObjectDetection
+from transformers.models.grounding_dino.modeling_grounding_dino import (
+    encode_sinusoidal_position_embedding,
+    generate_masks_with_special_tokens_and_transfer_map,
+)
+
+GroundingModel: TypeAlias = GroundingDinoForObjectDetection | MMGroundingDinoForObjectDetection
+TextLevel: TypeAlias = Literal["sub-sentence", "word", "sentence"]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFeatures:
+    """A batch of images after backbone and input projection.
+
+    Attributes:
+        tokens: (B, S, d), the feature levels flattened and joined.
+        positions: (B, S, d), position plus level embedding.
+        level_hw: (height, width) of each level; their products sum to S.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    level_hw: list[tuple[int, int]]
+
+    @property
+    def shapes(self) -> Tensor:
+        """(L, 2) int64, height and width a level."""
+        return torch.as_tensor(self.level_hw, dtype=torch.long, device=self.tokens.device)
+
+    @property
+    def level_starts(self) -> Tensor:
+        """(L,) int64, where each level begins in `tokens`."""
+        sizes = self.shapes.prod(1)
+        return torch.cat([sizes.new_zeros(1), sizes.cumsum(0)[:-1]])
+
+    def expand(self, count: int) -> "ImageFeatures":
+        """Return the features of one image for `count` text passes in a batch, without a copy."""
+        return ImageFeatures(self.tokens.expand(count, -1, -1), self.positions.expand(count, -1, -1), self.level_hw)
+
+
+@dataclass(frozen=True, eq=False)
+class TextFeatures:
+    """A batch of prompt texts after the text encoder.
+
+    Attributes:
+        tokens: (B, T, d).
+        token_mask: (B, T) bool, True where a token is no padding.
+        phrase_mask: (B, T, T) bool, True where a token may attend to another.
+        position_ids: (B, T) int64, the place of a token in its phrase.
+    """
+
+    tokens: Tensor
+    token_mask: Tensor
+    phrase_mask: Tensor
+    position_ids: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Image and text after the feature enhancer: (B, S, d) and (B, T, d)."""
+
+    vision: Tensor
+    text: Tensor
+    image: ImageFeatures
+    token_mask: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """What language-guided query selection saw and chose.
+
+    Attributes:
+        logits: (B, S, T), similarity of each image token with each text token; -inf on padding.
+        boxes_logit: (B, S, 4), the encoder's boxes before the sigmoid, cx cy w h; inf at the image's rim.
+        features: (B, S, d), the candidate queries' content.
+        chosen: (B, Q) int64, the image tokens that became queries, best first.
+    """
+
+    logits: Tensor
+    boxes_logit: Tensor
+    features: Tensor
+    chosen: Tensor
+
+    def chosen_boxes_logit(self) -> Tensor:
+        """(B, Q, 4), the chosen boxes before the sigmoid, with gradient."""
+        return self.boxes_logit.gather(1, self.chosen[..., None].expand(-1, -1, 4))
+
+    def chosen_logits(self) -> Tensor:
+        """(B, Q, T), the chosen tokens' similarities, with gradient."""
+        return self.logits.gather(1, self.chosen[..., None].expand(-1, -1, self.logits.shape[-1]))
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """Predictions of the decoder layers, first to last.
+
+    Attributes:
+        logits: (layers, B, Q, T), -inf on text padding.
+        boxes: (layers, B, Q, 4), cx cy w h relative to the image, in [0, 1].
+    """
+
+    logits: Tensor
+    boxes: Tensor
+
+
+def encode_image(model: GroundingModel, pixel_values: Tensor) -> ImageFeatures:
+    """Run backbone and input projection.
+
+    Args:
+        model: Any transformers Grounding DINO or MM-Grounding-DINO.
+        pixel_values: (B, 3, H, W) float, normalised, no padding.
+    """
+    core = model.model
+    mask = torch.ones((len(pixel_values), *pixel_values.shape[-2:]), dtype=torch.long, device=pixel_values.device)
+    backbone_maps, positions = core.backbone(pixel_values, mask)
+    maps = [project(source) for project, (source, _) in zip(core.input_proj_vision, backbone_maps, strict=False)]
+    for level in range(len(maps), model.config.num_feature_levels):
+        source = backbone_maps[-1][0] if level == len(backbone_maps) else maps[-1]
+        maps.append(core.input_proj_vision[level](source))
+        level_mask = torch.ones((len(mask), *maps[-1].shape[-2:]), dtype=torch.bool, device=mask.device)
+        positions.append(core.backbone.position_embedding(maps[-1], level_mask).to(maps[-1].dtype))
+    tokens = torch.cat([level_map.flatten(2).transpose(1, 2) for level_map in maps], dim=1)
+    placed = [
+        position.flatten(2).transpose(1, 2) + core.level_embed[level]
+        for level, position in enumerate(positions)
+    ]
+    return ImageFeatures(tokens, torch.cat(placed, dim=1), [(m.shape[-2], m.shape[-1]) for m in maps])
+
+
+def phrase_masks(
+    input_ids: Tensor, token_mask: Tensor, special_tokens: Tensor, level: TextLevel = "sub-sentence"
+) -> tuple[Tensor, Tensor]:
+    """Say which text tokens may see each other.
+
+    Args:
+        input_ids: (B, T) int64, `[CLS] phrase . phrase . [SEP]`, padded at the end.
+        token_mask: (B, T) bool, False on padding.
+        special_tokens: (K,) int64, the ids that end a phrase.
+        level: `sub-sentence`: the words of one phrase see each other; `word`: each word sees itself;
+            `sentence`: all see all.
+
+    Returns:
+        (B, T, T) bool, True where attention is allowed, and (B, T) int64 position ids.
+
+    Source: Liu et al. 2023, section 3.4 and figure 4.
+    """
+    count, length = input_ids.shape
+    own = torch.eye(length, dtype=torch.bool, device=input_ids.device).expand(count, -1, -1)
+    if level == "sub-sentence":
+        mask, position_ids = generate_masks_with_special_tokens_and_transfer_map(input_ids, special_tokens)
+        return mask & (token_mask[:, None, :] | own), position_ids
+    if level == "word":
+        return own, torch.zeros_like(input_ids)
+    if level == "sentence":
+        everything = token_mask[:, None, :] & token_mask[:, :, None]
+        return everything | own, torch.arange(length, device=input_ids.device).expand(count, -1)
+    raise ValueError(f"text level must be sub-sentence, word or sentence, not {level!r}")
+
+
+def encode_text(
+    model: GroundingModel, input_ids: Tensor, token_mask: Tensor, level: TextLevel = "sub-sentence"
+) -> TextFeatures:
+    """Run the text encoder and its projection.
+
+    Args:
+        model: The model; its text encoder must use sdpa attention (eager leaks between phrases).
+        input_ids: (B, T) int64 with T at most `max_text_len`.
+        token_mask: (B, T) bool, False on padding.
+        level: Which words see each other; see `phrase_masks`.
+
+    Raises:
+        ValueError: The text is longer than the model takes.
+    """
+    if input_ids.shape[1] > model.config.max_text_len:
+        raise ValueError(f"a text of {input_ids.shape[1]} tokens exceeds the model's {model.config.max_text_len}")
+    core = model.model
+    phrase_mask, position_ids = phrase_masks(input_ids, token_mask, core.special_tokens, level)
+    hidden = core.text_backbone(
+        input_ids, phrase_mask[:, None], torch.zeros_like(input_ids), position_ids
+    ).last_hidden_state
+    return TextFeatures(core.text_projection(hidden), token_mask, phrase_mask, position_ids)
+
+
+def enhance(model: GroundingModel, image: ImageFeatures, text: TextFeatures) -> Encoded:
+    """Run the feature enhancer: fusion, text self-attention, deformable self-attention, layer by layer."""
+    core = model.model
+    count = len(image.tokens)
+    no_padding = torch.zeros(image.tokens.shape[:2], dtype=torch.bool, device=image.tokens.device)
+    valid_ratios = image.tokens.new_ones((count, len(image.level_hw), 2))
+    outputs = core.encoder(
+        vision_features=image.tokens,
+        vision_attention_mask=no_padding,
+        vision_position_embedding=image.positions,
+        spatial_shapes=image.shapes,
+        spatial_shapes_list=image.level_hw,
+        level_start_index=image.level_starts,
+        valid_ratios=valid_ratios,
+        text_features=text.tokens,
+        text_attention_mask=~text.token_mask,
+        text_position_embedding=None,
+        text_self_attention_masks=~text.phrase_mask,
+        text_position_ids=text.position_ids,
+    )
+    return Encoded(outputs.last_hidden_state_vision, outputs.last_hidden_state_text, image, text.token_mask)
+
+
+def select_queries(model: GroundingModel, encoded: Encoded) -> Selection:
+    """Choose the image tokens most like any text token: language-guided query selection.
+
+    The boxes and similarities keep their gradient, so that the encoder's heads can be trained.
+
+    Source: Liu et al. 2023, section 3.2 and algorithm 1.
+    """
+    core = model.model
+    no_padding = torch.zeros(encoded.vision.shape[:2], dtype=torch.bool, device=encoded.vision.device)
+    features, proposals = core.generate_encoder_output_proposals(encoded.vision, no_padding, encoded.image.level_hw)
+    logits = core.encoder_output_class_embed(features, encoded.text, encoded.token_mask)
+    logits = logits[..., : encoded.text.shape[1]]
+    boxes_logit = core.encoder_output_bbox_embed(features) + proposals
+    count = min(model.config.num_queries, logits.shape[1])
+    chosen = logits.detach().max(-1).values.topk(count, dim=1).indices
+    return Selection(logits, boxes_logit, features, chosen)
+
+
+def query_content(model: GroundingModel, selection: Selection) -> Tensor:
+    """Return the queries' content (B, Q, d): learned and static where the model has it (DINO's mixed selection).
+
+    Source: Zhang et al. 2022 (DINO), section 3.4.
+    """
+    if model.config.embedding_init_target:
+        static = model.model.query_position_embeddings.weight[: selection.chosen.shape[1]]
+        return static.expand(len(selection.chosen), -1, -1)
+    dims = selection.features.shape[-1]
+    return selection.features.gather(1, selection.chosen[..., None].expand(-1, -1, dims)).detach()
+
+
+def decode(
+    model: GroundingModel,
+    encoded: Encoded,
+    content: Tensor,
+    references: Tensor,
+    attention_blocked: Tensor | None = None,
+    look_forward_twice: bool = False,
+) -> Decoded:
+    """Run the cross-modality decoder.
+
+    Args:
+        model: The model.
+        encoded: What `enhance` returned, B images.
+        content: (B, Q, d), the queries' content.
+        references: (B, Q, 4), the anchors cx cy w h in [0, 1].
+        attention_blocked: (Q, Q) bool, True where a query must not see another; None lets all see all.
+        look_forward_twice: The box of layer i also trains layer i - 1's refinement (DINO, section 3.5).
+
+    Returns:
+        Predictions of each layer; values do not depend on `look_forward_twice`, gradients do.
+    """
+    decoder = model.model.decoder
+    lowest = torch.finfo(content.dtype).min
+    text_blocked = (~encoded.token_mask)[:, None, None, :].to(content.dtype) * lowest
+    if attention_blocked is not None:
+        attention_blocked = attention_blocked.to(content.dtype) * lowest
+    levels = len(encoded.image.level_hw)
+    hidden, references = content, references.detach()
+    previous = references
+    all_logits, all_boxes = [], []
+    for index, layer in enumerate(decoder.layers):
+        positions = encode_sinusoidal_position_embedding(references, num_pos_feats=model.config.d_model // 2)
+        hidden = layer(
+            hidden_states=hidden,
+            position_embeddings=decoder.reference_points_head(positions),
+            reference_points=references[:, :, None].expand(-1, -1, levels, -1),
+            spatial_shapes=encoded.image.shapes,
+            spatial_shapes_list=encoded.image.level_hw,
+            level_start_index=encoded.image.level_starts,
+            vision_encoder_hidden_states=encoded.vision,
+            text_encoder_hidden_states=encoded.text,
+            text_encoder_attention_mask=text_blocked,
+            self_attn_mask=attention_blocked,
+        )[0]
+        normed = decoder.layer_norm(hidden)
+        origin = previous if look_forward_twice else previous.detach()
+        all_boxes.append((model.bbox_embed[index](normed) + torch.special.logit(origin, eps=1e-5)).sigmoid())
+        logits = model.class_embed[index](normed, encoded.text, encoded.token_mask)
+        all_logits.append(logits[..., : encoded.text.shape[1]])
+        previous = (decoder.bbox_embed[index](hidden) + torch.special.logit(references, eps=1e-5)).sigmoid()
+        references = previous.detach()
+    return Decoded(torch.stack(all_logits), torch.stack(all_boxes))
+
+
+def predict(model: GroundingModel, image: ImageFeatures, text: TextFeatures) -> tuple[Tensor, Tensor]:
+    """Run everything after the two encoders and return the last layer's predictions.
+
+    Returns:
+        Token logits (B, Q, T), -inf on padding, and boxes (B, Q, 4), cx cy w h in [0, 1].
+    """
+    encoded = enhance(model, image, text)
+    selection = select_queries(model, encoded)
+    decoded = decode(model, encoded, query_content(model, selection), selection.chosen_boxes_logit().sigmoid())
+    return decoded.logits[-1], decoded.boxes[-1]
