@@ -1,0 +1,99 @@
+"""Batches as a pure function of the step: the same step gives the same batch, however often a run was resumed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from models.grounding_dino.spans import join_prompts, prompt_tokens, span_matrix, stack_texts
+from models.training.forward import Batch
+from models.training.matcher import Target
+from models.training.prompts import Sample
+from models.training.sources import SampleSource, to_unit
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training at one set of image sizes.
+
+    Attributes:
+        until: Share of all steps at which it ends, in (0, 1].
+        short_sides: Shorter image sides in pixels; each step draws one (multi-scale training).
+    """
+
+    until: float
+    short_sides: tuple[int, ...]
+
+
+def sample_to_target(sample: Sample, span_map: torch.Tensor) -> Target:
+    """Return a sample's truth as the criterion wants it; `span_map` is (P, T), its prompts' tokens."""
+    height, width = sample.image.shape[:2]
+    corners = torch.from_numpy(np.asarray(sample.boxes_xyxy, np.float32)) / torch.tensor([width, height] * 2)
+    boxes = torch.cat([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], dim=1)
+    token_map = (torch.from_numpy(sample.positive.astype(np.float32)) @ span_map).clamp(max=1)
+    return Target(boxes, token_map)
+
+
+def collate(samples: Sequence[Sample], tokenizer: PreTrainedTokenizerBase) -> Batch:
+    """Join samples of one size into a batch.
+
+    Raises:
+        ValueError: The images differ in size.
+    """
+    if len({sample.image.shape for sample in samples}) != 1:
+        raise ValueError("a batch takes images of one size: padding changes Grounding DINO's results")
+    texts = [
+        join_prompts(tokenizer, [prompt_tokens(tokenizer, prompt) for prompt in sample.prompts]) for sample in samples
+    ]
+    pad_id = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0
+    input_ids, token_mask = stack_texts(texts, pad_id)
+    span_maps = [span_matrix(text, input_ids.shape[1]) for text in texts]
+    targets = [sample_to_target(sample, spans) for sample, spans in zip(samples, span_maps, strict=True)]
+    pixels = torch.from_numpy(np.stack([to_unit(sample.image) for sample in samples]))
+    return Batch(pixels, input_ids, token_mask, span_maps, targets)
+
+
+class StepBatches(Dataset[Batch]):
+    """Item `step` is that step's batch.
+
+    Args:
+        sources: Where samples come from.
+        shares: Probability of each source for a step; a batch has one source, so that sizes are equal.
+        tokenizer: Of the model.
+        batch_size: Images a step.
+        steps: How many steps there are.
+        phases: Sizes over time, in order, the last until 1.
+        seed: Everything random follows from it and the step.
+        rank: Which of several processes this is; each sees other samples.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[SampleSource],
+        shares: Sequence[float],
+        tokenizer: PreTrainedTokenizerBase,
+        batch_size: int,
+        steps: int,
+        phases: Sequence[Phase],
+        seed: int = 0,
+        rank: int = 0,
+    ) -> None:
+        self._sources, self._tokenizer, self._batch_size = list(sources), tokenizer, batch_size
+        self._shares = np.asarray(shares, float) / float(np.sum(shares))
+        self._steps, self._phases, self._seed, self._rank = steps, list(phases), seed, rank
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __getitem__(self, step: int) -> Batch:
+        """Make the batch of a step: one source, one image size, fresh samples."""
+        common = np.random.default_rng([self._seed, step])
+        phase = next(phase for phase in self._phases if step < phase.until * self._steps or phase is self._phases[-1])
+        source = self._sources[int(common.choice(len(self._sources), p=self._shares))]
+        short = int(common.choice(phase.short_sides))
+        size_hw = (short, round(short * source.aspect)) if source.aspect >= 1 else (round(short / source.aspect), short)
+        rng = np.random.default_rng([self._seed, step, self._rank])
+        return collate([source.draw(rng, size_hw) for _ in range(self._batch_size)], self._tokenizer)

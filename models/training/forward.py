@@ -1,0 +1,121 @@
+"""The forward pass of training: matching and denoising queries through one decoder call."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from models.grounding_dino.forward import (
+    Decoded,
+    GroundingModel,
+    Selection,
+    TextFeatures,
+    TextLevel,
+    decode,
+    encode_image,
+    encode_text,
+    enhance,
+    query_content,
+    select_queries,
+)
+from models.training.denoising import Denoising, DenoisingConfig, attention_blocked, make_denoising
+from models.training.matcher import Target
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """A batch of equal-sized images with their texts and truth.
+
+    Attributes:
+        pixel_values: (B, 3, H, W) float32, normalised.
+        input_ids: (B, T) int64.
+        token_mask: (B, T) bool, False on padding.
+        span_maps: (P, T) float32 an image, the tokens of each of its prompts.
+        targets: One an image.
+    """
+
+    pixel_values: Tensor
+    input_ids: Tensor
+    token_mask: Tensor
+    span_maps: Sequence[Tensor]
+    targets: Sequence[Target]
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on another device."""
+        return Batch(
+            self.pixel_values.to(device),
+            self.input_ids.to(device),
+            self.token_mask.to(device),
+            [spans.to(device) for spans in self.span_maps],
+            [Target(target.boxes.to(device), target.token_map.to(device)) for target in self.targets],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingOutput:
+    """All that the criterion wants of one forward pass."""
+
+    decoded: Decoded
+    selection: Selection
+    denoised: Decoded | None
+    denoising: Denoising | None
+
+
+class DenoisingTrainer(nn.Module):
+    """A Grounding DINO with what only its training needs: the content of denoising queries.
+
+    Args:
+        model: The detector; what is saved after training.
+        config: Amounts of denoising noise.
+        text_level: Which words of a text see each other.
+        look_forward_twice: Let the box of a layer train the layer before too.
+    """
+
+    def __init__(
+        self,
+        model: GroundingModel,
+        config: DenoisingConfig = DenoisingConfig(),
+        text_level: TextLevel = "sub-sentence",
+        look_forward_twice: bool = True,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.name_content = nn.Linear(model.config.d_model, model.config.d_model)
+        self.config = config
+        self.text_level = text_level
+        self.look_forward_twice = look_forward_twice
+
+    def read_text(self, batch: Batch) -> TextFeatures:
+        """Encode the batch's texts."""
+        return encode_text(self.model, batch.input_ids, batch.token_mask, self.text_level)
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> TrainingOutput:
+        """Run the model on a batch; `generator` (CPU) draws the denoising noise."""
+        text = self.read_text(batch)
+        encoded = enhance(self.model, encode_image(self.model, batch.pixel_values), text)
+        selection = select_queries(self.model, encoded)
+        content = query_content(self.model, selection)
+        references = selection.chosen_boxes_logit().sigmoid().detach()
+        denoising = make_denoising(batch.targets, batch.span_maps, self.config, generator)
+        if denoising is None:
+            decoded = decode(
+                self.model, encoded, content, references, look_forward_twice=self.look_forward_twice
+            )
+            return TrainingOutput(decoded, selection, None, None)
+        names = self.name_content(denoising.prompts @ text.tokens)
+        decoded = decode(
+            self.model,
+            encoded,
+            torch.cat([names, content], dim=1),
+            torch.cat([denoising.references, references], dim=1),
+            attention_blocked(denoising, content.shape[1]),
+            self.look_forward_twice,
+        )
+        count = names.shape[1]
+        return TrainingOutput(
+            Decoded(decoded.logits[:, :, count:], decoded.boxes[:, :, count:]),
+            selection,
+            Decoded(decoded.logits[:, :, :count], decoded.boxes[:, :, :count]),
+            denoising,
+        )

@@ -1,0 +1,235 @@
+"""The training loop: plain PyTorch, resumable, for one process or several.
+
+A step is a pure function of its number (batches and noise follow from the seed and the step), so an interrupted run
+that is resumed goes on with the losses of an unbroken one.
+"""
+
+import csv
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+
+from models.training.batches import StepBatches
+from models.training.checkpoint import load_checkpoint, save_atomically
+from models.training.criterion import LossWeights, grounding_loss
+from models.training.forward import Batch, DenoisingTrainer
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How the loop optimises.
+
+    Attributes:
+        steps: Optimiser steps.
+        learning_rate: AdamW's peak rate.
+        backbone_factor: The image backbone's share of that rate.
+        weight_decay: AdamW's.
+        warmup: Steps of linear warm-up.
+        decay_from: Share of the steps after which the rate falls linearly.
+        final_factor: Share of the rate at the end.
+        clip_norm: Largest gradient norm.
+        ema: Decay of the moving average of the weights; the average is what is kept.
+        seed: Of batches and noise.
+        save_every: Steps between checkpoints.
+        evaluate_every: Steps between evaluations; 0 for the end alone.
+        minutes: Stop (with a checkpoint) after this time; None for no limit.
+    """
+
+    steps: int
+    learning_rate: float = 6e-4
+    backbone_factor: float = 0.5
+    weight_decay: float = 1e-4
+    warmup: int = 300
+    decay_from: float = 0.65
+    final_factor: float = 0.02
+    clip_norm: float = 1.0
+    ema: float = 0.998
+    seed: int = 0
+    save_every: int = 250
+    evaluate_every: int = 0
+    minutes: float | None = None
+
+    def rate_factor(self, step: int) -> float:
+        """Return the share of the peak rate at a step."""
+        start = self.decay_from * self.steps
+        fall = (step - start) / max(self.steps - start, 1)
+        decayed = 1.0 if fall <= 0 else 1 - (1 - self.final_factor) * min(fall, 1.0)
+        return min((step + 1) / self.warmup, decayed) if self.warmup else decayed
+
+
+Evaluate = Callable[[nn.Module], Mapping[str, float]]
+"""Takes the averaged detector and returns named figures; the first one decides which model is best."""
+
+
+class Loop:
+    """One training run in one folder.
+
+    Args:
+        trainer: The detector with its denoising head.
+        batches: The steps' batches.
+        output: Folder for `checkpoint.pt` and `log.csv`.
+        config: How to optimise.
+        weights: Weights of the loss terms.
+        evaluate: Called with the averaged detector now and then; None for never.
+        keep_best: Called with the averaged detector whenever its first figure is the best so far.
+        device: Where to train.
+        resume: Go on from the folder's checkpoint if there is one.
+    """
+
+    def __init__(
+        self,
+        trainer: DenoisingTrainer,
+        batches: StepBatches,
+        output: Path,
+        config: LoopConfig,
+        weights: LossWeights = LossWeights(),
+        evaluate: Evaluate | None = None,
+        keep_best: Callable[[nn.Module], None] | None = None,
+        device: torch.device | str = "cpu",
+        resume: bool = False,
+    ) -> None:
+        self.config, self.weights, self.output = config, weights, output
+        self.device = torch.device(device)
+        self.trainer = trainer.to(self.device)
+        self.average = AveragedModel(
+            self.trainer, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=False
+        )
+        self._batches, self._evaluate, self._keep_best = batches, evaluate, keep_best
+        self._distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        self._runner: nn.Module = DistributedDataParallel(self.trainer) if self._distributed else self.trainer
+        self._optimiser = torch.optim.AdamW(
+            self._groups(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self._rates = [group["lr"] for group in self._optimiser.param_groups]
+        self.step, self.best, self._spent = 0, float("-inf"), 0.0
+        output.mkdir(parents=True, exist_ok=True)
+        if resume and (output / "checkpoint.pt").exists():
+            self._load()
+
+    def _groups(self) -> list[dict]:  # type: ignore[type-arg]
+        backbone, rest = [], []
+        for name, parameter in self.trainer.named_parameters():
+            if parameter.requires_grad:
+                (backbone if ".backbone.conv_encoder" in name else rest).append(parameter)
+        groups = [{"params": rest, "lr": self.config.learning_rate}]
+        if backbone:
+            groups.append({"params": backbone, "lr": self.config.learning_rate * self.config.backbone_factor})
+        return groups
+
+    def run(self) -> Mapping[str, float]:
+        """Train to the last step or the time limit; return the last evaluation's figures (empty without one)."""
+        remaining = torch.utils.data.Subset(self._batches, range(self.step, self.config.steps))
+        loader = DataLoader(remaining, batch_size=None, num_workers=1 if len(remaining) else 0)
+        started, spent_before, figures = time.monotonic(), self._spent, {}
+        self._runner.train()
+        for batch in loader:
+            terms = self.train_step(batch)
+            self._spent = spent_before + time.monotonic() - started
+            out_of_time = self.config.minutes is not None and self._spent > self.config.minutes * 60
+            last = self.step == self.config.steps or out_of_time
+            if self.step % 25 == 0 or last:
+                self._log(terms)
+            due = self.config.evaluate_every and self.step % self.config.evaluate_every == 0
+            if self._evaluate is not None and self._is_first and (due or last):
+                figures = self._judge()
+            if self._is_first and (self.step % self.config.save_every == 0 or last):
+                self._save()
+            if out_of_time:
+                break
+        return figures
+
+    def train_step(self, batch: Batch) -> dict[str, float]:
+        """Make one optimiser step; return the loss terms, `total` among them."""
+        batch = batch.to(self.device)
+        noise = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step)
+        torch.manual_seed(self.config.seed * 1_000_003 + self.step)
+        for group, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
+            group["lr"] = rate * self.config.rate_factor(self.step)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            output = self._runner(batch, noise)
+        terms = grounding_loss(
+            output.decoded,
+            output.selection,
+            batch.targets,
+            output.denoised,
+            output.denoising,
+            self.weights,
+            world_boxes=self._world_boxes(batch),
+        )
+        total = torch.stack(list(terms.values())).sum()
+        self._optimiser.zero_grad()
+        total.backward()
+        nn.utils.clip_grad_norm_(self.trainer.parameters(), self.config.clip_norm)
+        self._optimiser.step()
+        self.average.update_parameters(self.trainer)
+        self.step += 1
+        return {"total": total.item()} | {name: term.item() for name, term in terms.items()}
+
+    @property
+    def _is_first(self) -> bool:
+        return not self._distributed or torch.distributed.get_rank() == 0
+
+    def _world_boxes(self, batch: Batch) -> float | None:
+        """Return the mean number of boxes a process, as DETR normalises over processes."""
+        if not self._distributed:
+            return None
+        count = torch.tensor(float(sum(len(target.boxes) for target in batch.targets)), device=self.device)
+        torch.distributed.all_reduce(count)
+        return count.item() / torch.distributed.get_world_size()
+
+    def _judge(self) -> Mapping[str, float]:
+        averaged: nn.Module = self.average.module.model
+        averaged.eval()
+        figures = self._evaluate(averaged) if self._evaluate else {}
+        print(f"step {self.step}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()), flush=True)
+        self._append("evaluation.csv", {"step": self.step, "minutes": round(self._spent / 60, 2), **figures})
+        if figures and next(iter(figures.values())) > self.best:
+            self.best = next(iter(figures.values()))
+            if self._keep_best is not None:
+                self._keep_best(averaged)
+        return figures
+
+    def _log(self, terms: Mapping[str, float]) -> None:
+        if self._is_first:
+            row = {"step": self.step, "minutes": round(self._spent / 60, 2), **terms}
+            self._append("log.csv", {name: f"{value:.5g}" for name, value in row.items()})
+
+    def _append(self, name: str, row: Mapping[str, object]) -> None:
+        path = self.output / name
+        fields = list(row)
+        if path.exists():
+            with path.open(newline="", encoding="utf-8") as existing:
+                fields = next(csv.reader(existing), fields)
+        fresh = not path.exists()
+        with path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fields, restval="", extrasaction="ignore")
+            if fresh:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def _save(self) -> None:
+        state = {
+            "trainer": self.trainer.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+            "rng": torch.get_rng_state(),
+            "step": self.step,
+            "best": self.best,
+            "spent": self._spent,
+        }
+        save_atomically(state, self.output / "checkpoint.pt")
+
+    def _load(self) -> None:
+        state = load_checkpoint(self.output / "checkpoint.pt")
+        self.trainer.load_state_dict(state["trainer"])
+        self.average.load_state_dict(state["average"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        torch.set_rng_state(state["rng"])
+        self.step, self.best, self._spent = state["step"], state["best"], state["spent"]
