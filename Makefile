@@ -1,17 +1,18 @@
-# make demo    install, label examples/images, export COCO, draw demo/preview.jpg
-# make test    the whole test suite
-# make check   formatting, lint, types, import rules
-# make format  format the code
-# make tiny    train the two bundled models anew (hours)
+# make demo     install, label examples/images, export COCO, draw demo/preview.jpg
+# make test     the whole test suite
+# make check    formatting, lint, types, import rules
+# make format   format the code
+# make picture draw docs/preview.jpg anew, with the demo
+# make tiny     train the two bundled models anew, into runs/ (hours)
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 GROUNDLABEL := $(VENV)/bin/groundlabel
-PIP_INSTALL := $(PYTHON) -m pip install -qq --disable-pip-version-check --prefer-binary --retries 10 --timeout 60
+PIP_INSTALL := $(PYTHON) -m pip install -qq --no-compile --disable-pip-version-check --prefer-binary --retries 10 --timeout 60
 
 export PYTHONUNBUFFERED := 1
 
-.PHONY: demo test check format tiny clean
+.PHONY: demo picture test check format tiny clean
 
 # pip's resolver is given the versions that were tested, so that it neither searches nor takes an untried one.
 $(VENV)/.runtime: pyproject.toml constraints.txt
@@ -37,6 +38,10 @@ demo: $(VENV)/.runtime
 	@echo "  groundlabel models                           detectors and segmenters for your own photos"
 	@echo "  groundlabel annotate --help                  label your own folder"
 
+# The README's picture: some of the images that the demo labelled.
+picture: demo
+	$(GROUNDLABEL) preview demo/run --n 9 --output docs/preview.jpg
+
 test: $(VENV)/.develop
 	$(PYTHON) -m pytest --durations=10
 
@@ -49,6 +54,15 @@ check: $(VENV)/.develop
 format: $(VENV)/.develop
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
+
+# DATA holds bccd/ and coco_photos/ (see models/training/tiny_recipe.py); RUNS gets checkpoints and the two models.
+DATA := ../shared/data
+RUNS := runs
+
+tiny: $(VENV)/.runtime
+	$(PYTHON) -m models.training.tiny_recipe --data $(DATA) --output $(RUNS)/tiny
+	$(PYTHON) -m models.training.segmenter --photos $(DATA)/coco_photos --output $(RUNS)/tiny-sam
+	$(GROUNDLABEL) bench tiny --data $(DATA) --detector $(RUNS)/tiny/model --segmenter $(RUNS)/tiny-sam
 
 clean:
 	rm -rf build demo dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

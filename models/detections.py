@@ -1,23 +1,25 @@
 """What a detector and a segmenter return: struct-of-arrays, validated where they are made."""
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from models.boxes import as_boxes, check_image_hw
 from models.masks import Rle
 
 
-def _column(values: object, dtype: type, count: int, name: str) -> NDArray[np.generic]:
-    array = np.asarray(values, dtype=dtype).reshape(-1) if np.size(values) == 0 else np.asarray(values, dtype=dtype)
+def _column(values: ArrayLike, dtype: type, count: int, name: str) -> NDArray[Any]:
+    array = np.asarray(values, dtype=dtype)
+    if array.size == 0:
+        array = array.reshape(-1)
     if array.shape != (count,):
         raise ValueError(f"{name} must have the shape ({count},) to fit the boxes, not {array.shape}")
     return array
 
 
-def _scores(values: object, count: int, name: str) -> NDArray[np.float32]:
+def _scores(values: ArrayLike, count: int, name: str) -> NDArray[np.float32]:
     array = np.asarray(_column(values, np.float32, count, name), dtype=np.float32)
     if count and not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
         raise ValueError(f"{name} must lie in [0, 1]")

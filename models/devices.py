@@ -35,3 +35,16 @@ def describe_devices() -> tuple[Device, ...]:
     if "SC_PHYS_PAGES" in os.sysconf_names and "SC_PAGE_SIZE" in os.sysconf_names:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return (*found, Device("cpu", f"{cores} core{'' if cores == 1 else 's'}", memory))
+
+
+def use_threads(count: int) -> None:
+    """Let torch use this many CPU threads in this process; torch is imported.
+
+    Raises:
+        ValueError: The count is not positive.
+    """
+    if count < 1:
+        raise ValueError(f"threads must be at least 1, not {count}")
+    import torch
+
+    torch.set_num_threads(count)

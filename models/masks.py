@@ -8,6 +8,10 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 
+_MOST_AREAS = 255
+"""pycocotools 2.0.11 with numpy 2 raises OverflowError when it is asked for the areas of 256 masks or more."""
+
+
 @dataclass(frozen=True)
 class Rle:
     """One mask, compressed as COCO does it (column-major runs, packed to ASCII).
@@ -68,9 +72,11 @@ def decode_mask(rle: Rle) -> NDArray[np.bool_]:
 
 def mask_areas(rles: tuple[Rle, ...] | list[Rle]) -> NDArray[np.int64]:
     """Return the areas of masks in pixels; (N,) int64, N may be 0."""
-    if not rles:
-        return np.zeros(0, np.int64)
-    return np.asarray(coco_mask.area([_as_dict(rle) for rle in rles]), dtype=np.int64)
+    parts = [
+        coco_mask.area([_as_dict(rle) for rle in rles[start : start + _MOST_AREAS]])
+        for start in range(0, len(rles), _MOST_AREAS)
+    ]
+    return np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64)
 
 
 def mask_boxes_xywh(rles: tuple[Rle, ...] | list[Rle]) -> NDArray[np.float32]:

@@ -1,7 +1,7 @@
 """The models that have a name, and how any model name becomes files.
 
-A name is one of the zoo's, a hub id (`owner/name`), a local folder, or a segment-anything checkpoint (`.pth`). Importing
-this module imports no torch: the loaders do when they are called.
+A name is one of the zoo's, a hub id (`owner/name`), a local folder, or a segment-anything checkpoint (`.pth`).
+Importing this module imports no torch: the loaders do when they are called.
 """
 
 import contextlib

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import GroundingDinoProcessor
-from transformers.models.grounding_dino.image_processing_grounding_dino import get_size_with_aspect_ratio
+from transformers import GroundingDinoProcessor, PreTrainedTokenizerBase
+from transformers.image_transforms import get_size_with_aspect_ratio
 
-from models.boxes import clip_boxes, cxcywh_rel_to_xyxy
+from models.boxes import FloatArray, clip_boxes, cxcywh_rel_to_xyxy
 from models.detections import Detections
 from models.grounding_dino.forward import (
     GroundingModel,
     TextFeatures,
+    TextLevel,
     encode_image,
     encode_text,
     predict,
@@ -21,7 +22,7 @@ from models.grounding_dino.forward import (
 from models.grounding_dino.packing import pack_prompts
 from models.grounding_dino.spans import PromptText, join_prompts, prompt_tokens, span_scores, stack_texts
 from models.interfaces import Image
-from models.ontology import Ontology
+from models.ontology import ClassSpec, Ontology
 
 BOX_THRESHOLD = 0.35
 TEXT_THRESHOLD = 0.25
@@ -36,7 +37,8 @@ class DetectorSettings:
         box_threshold: Least score of a box, unless its class has its own.
         text_threshold: Least probability that the best token of the box's prompt must reach, likewise.
         size: Shorter side to which images are resized, pixels; None for the model's own.
-        prompts_per_pass: Most prompts a text pass; None for as many as fit.
+        prompts_per_pass: Most prompts a text pass, the negatives among them; None for as many as fit.
+        text_level: Which words of a text see each other; what the model was trained with.
 
     Raises:
         ValueError: A number is out of range.
@@ -46,6 +48,7 @@ class DetectorSettings:
     text_threshold: float = TEXT_THRESHOLD
     size: int | None = None
     prompts_per_pass: int | None = None
+    text_level: TextLevel = "sub-sentence"
 
     def __post_init__(self) -> None:
         for name in ("box_threshold", "text_threshold"):
@@ -53,10 +56,12 @@ class DetectorSettings:
                 raise ValueError(f"{name} must be between 0 and 1, not {getattr(self, name)}")
         if self.size is not None and self.size < 32:
             raise ValueError(f"size must be at least 32 pixels, not {self.size}")
+        if self.prompts_per_pass is not None and self.prompts_per_pass < 1:
+            raise ValueError(f"prompts_per_pass must be at least 1, not {self.prompts_per_pass}")
 
 
 @dataclass(frozen=True, eq=False)
-class _Pass:
+class TextPass:
     """One text pass: its prompts (indices into the ontology's), their text, and its encoded features."""
 
     prompts: list[int]
@@ -67,17 +72,19 @@ class _Pass:
 class GroundingDinoDetector:
     """Runs Grounding DINO or MM-Grounding-DINO; satisfies `models.interfaces.Detector`.
 
-    Text is encoded once, when the detector is made; the image backbone runs once an image for all text passes.
+    Text is encoded once, when the detector is made; the image backbone runs once an image for all text passes. Negative
+    prompts are part of every pass, so that each query can choose them.
 
     Args:
-        model: The model, of which a copy in evaluation mode on `device` is kept.
+        model: The model; it is put into evaluation mode and moved to `device`.
         processor: Its processor, for the tokenizer and the resize.
         ontology: Classes and prompts.
         settings: Thresholds, size and packing.
         device: Where to run.
 
     Raises:
-        ValueError: The ontology has no prompt, or a prompt is too long or empty for the tokenizer.
+        ValueError: The ontology has no prompt, a prompt is too long or empty for the tokenizer, or the negatives leave
+            no room for the others.
     """
 
     def __init__(
@@ -90,7 +97,7 @@ class GroundingDinoDetector:
     ) -> None:
         if not ontology.prompts:
             raise ValueError("the ontology has no prompt to look for")
-        self.model = model.eval().to(device)  # type: ignore[arg-type]
+        self.model = model.eval().to(device)
         self.device = torch.device(device)
         self._image_processor = processor.image_processor
         size = self._image_processor.size
@@ -103,25 +110,37 @@ class GroundingDinoDetector:
         by_class = {spec.id: spec for spec in ontology.classes}
         self._box_thresholds = self._per_prompt(by_class, "box_threshold", settings.box_threshold)
         self._text_thresholds = self._per_prompt(by_class, "text_threshold", settings.text_threshold)
+        self._text_level = settings.text_level
         self._passes = self._encode_prompts(processor.tokenizer, settings.prompts_per_pass)
 
-    def _per_prompt(self, by_class: dict, name: str, default: float) -> np.ndarray:  # type: ignore[type-arg]
+    def _per_prompt(self, by_class: dict[int, ClassSpec], name: str, default: float) -> FloatArray:
         values = [getattr(by_class.get(prompt.class_id), name, None) for prompt in self._prompts]
         return np.array([default if value is None else value for value in values], np.float32)
 
     @torch.inference_mode()
-    def _encode_prompts(self, tokenizer, per_pass: int | None) -> list[_Pass]:  # type: ignore[no-untyped-def]
+    def _encode_prompts(self, tokenizer: PreTrainedTokenizerBase, per_pass: int | None) -> list[TextPass]:
         tokens = [prompt_tokens(tokenizer, prompt.text) for prompt in self._prompts]
         limit = self.model.config.max_text_len
         for prompt, ids in zip(self._prompts, tokens, strict=True):
             if len(ids) + 3 > limit:
-                raise ValueError(f"prompt {prompt.text!r} has {len(ids)} tokens, the model takes {limit - 3}; shorten it")
+                raise ValueError(f"prompt {prompt.text!r} has {len(ids)} tokens, the model takes {limit - 3}: shorten")
+        asked = [prompt.index for prompt in self._prompts if prompt.class_id]
+        negative = [prompt.index for prompt in self._prompts if not prompt.class_id]
+        taken = sum(len(tokens[index]) + 1 for index in negative)
+        longest = max(asked, key=lambda index: len(tokens[index]))
+        if taken + len(tokens[longest]) + 3 > limit:
+            raise ValueError(
+                f"the {len(negative)} negative prompts take {taken} of the {limit} tokens of a text and leave no room "
+                f"for {self._prompts[longest].text!r}; use fewer"
+            )
+        share = None if per_pass is None else max(per_pass - len(negative), 1)
         passes = []
-        for members in pack_prompts([len(ids) for ids in tokens], limit, per_pass):
+        for packed in pack_prompts([len(tokens[index]) for index in asked], limit - taken, share):
+            members = [*(asked[place] for place in packed), *negative]
             text = join_prompts(tokenizer, [tokens[index] for index in members])
-            ids, mask = stack_texts([text], tokenizer.pad_token_id)
-            features = encode_text(self.model, ids.to(self.device), mask.to(self.device))
-            passes.append(_Pass(members, text, features))
+            input_ids, mask = stack_texts([text])
+            features = encode_text(self.model, input_ids.to(self.device), mask.to(self.device), self._text_level)
+            passes.append(TextPass(members, text, features))
         return passes
 
     @property
@@ -151,7 +170,7 @@ class GroundingDinoDetector:
         ]
 
     @torch.inference_mode()
-    def score(self, images: Sequence[Image]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    def score(self, images: Sequence[Image]) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Run the model and score every query for every prompt, without thresholds.
 
         Args:
@@ -180,22 +199,29 @@ class GroundingDinoDetector:
         return scores_array, tops_array, boxes_array
 
     def _pixels(self, images: Sequence[Image]) -> Tensor:
-        size = {"shortest_edge": self._short, "longest_edge": self._long}
-        batch = self._image_processor(images=list(images), size=size, do_pad=False, return_tensors="pt")
+        height, width = self.resized_hw(images[0].shape[:2])
+        batch = self._image_processor(
+            images=list(images),
+            size={"height": height, "width": width},
+            do_pad=False,
+            input_data_format="channels_last",
+            return_tensors="pt",
+        )
         pixels: Tensor = batch["pixel_values"].to(self.device, self.model.dtype)
         return pixels
 
     def _to_detections(
         self,
         image_hw: tuple[int, int],
-        scores: np.ndarray,  # type: ignore[type-arg]
-        tops: np.ndarray,  # type: ignore[type-arg]
-        boxes: np.ndarray,  # type: ignore[type-arg]
+        scores: FloatArray,
+        tops: FloatArray,
+        boxes: FloatArray,
     ) -> Detections:
         """Keep, for each query, each class whose best prompt passes; nothing where a negative prompt is better."""
         negative = self._class_ids == 0
         beaten = scores[:, negative].max(1, initial=0.0)
         passes = (scores >= self._box_thresholds) & (tops >= self._text_thresholds) & (scores >= beaten[:, None])
+        passes &= scores > 0
         passes[:, negative] = False
         queries, prompts = [], []
         for class_id in np.unique(self._class_ids[~negative]):

@@ -11,7 +11,7 @@ Source: Liu et al. 2023 (Grounding DINO), section 3; transformers, models/mm_gro
 """
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -164,7 +164,9 @@ def phrase_masks(
     count, length = input_ids.shape
     own = torch.eye(length, dtype=torch.bool, device=input_ids.device).expand(count, -1, -1)
     if level == "sub-sentence":
-        mask, position_ids = generate_masks_with_special_tokens_and_transfer_map(input_ids, special_tokens)
+        mask, position_ids = generate_masks_with_special_tokens_and_transfer_map(
+            cast(torch.LongTensor, input_ids), cast(torch.LongTensor, special_tokens)
+        )
         return mask & (token_mask[:, None, :] | own), position_ids
     if level == "word":
         return own, torch.zeros_like(input_ids)
@@ -245,7 +247,7 @@ def query_content(model: GroundingModel, selection: Selection) -> Tensor:
     Source: Zhang et al. 2022 (DINO), section 3.4.
     """
     if model.config.embedding_init_target:
-        static = model.model.query_position_embeddings.weight[: selection.chosen.shape[1]]
+        static: Tensor = model.model.query_position_embeddings.weight[: selection.chosen.shape[1]]
         return static.expand(len(selection.chosen), -1, -1)
     dims = selection.features.shape[-1]
     return selection.features.gather(1, selection.chosen[..., None].expand(-1, -1, dims)).detach()

@@ -3,67 +3,119 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
-    AutoConfig,
     GroundingDinoForObjectDetection,
     GroundingDinoProcessor,
     MMGroundingDinoForObjectDetection,
 )
 
+from models.grounding_dino.closed_set import ClassTokens, ClosedSetDetector, read_class_tokens, write_class_tokens
 from models.grounding_dino.detector import DetectorSettings, GroundingDinoDetector
-from models.grounding_dino.forward import GroundingModel
+from models.grounding_dino.forward import GroundingModel, TextLevel
 from models.ontology import Ontology
 
 _CLASSES = {"grounding-dino": GroundingDinoForObjectDetection, "mm-grounding-dino": MMGroundingDinoForObjectDetection}
+_FILES = (
+    ("config.json",),
+    ("preprocessor_config.json", "processor_config.json"),
+    ("tokenizer.json", "vocab.txt"),
+)
+"""What a folder must hold, one of each row."""
 _SETTINGS_FILE = "groundlabel.json"
 
 
+def _model_type(config: Path) -> str | None:
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{config} is no JSON: {error}") from error
+    return content.get("model_type") if isinstance(content, dict) else None
+
+
 def read_grounding_dino(folder: Path) -> tuple[GroundingModel, GroundingDinoProcessor]:
-    """Read model and processor; weights in float32, sdpa attention.
+    """Read model and processor; weights in float32, sdpa attention in the text encoder (its phrase mask needs it).
 
     Raises:
         FileNotFoundError: A file is missing; the message names it.
         ValueError: The folder holds another kind of model, or weights that do not fit.
     """
-    for name in ("config.json", "preprocessor_config.json"):
-        if not (folder / name).exists() and not (folder / "processor_config.json").exists():
-            raise FileNotFoundError(f"{folder} holds no {name}; a detector is a folder as save_pretrained writes it")
+    for names in _FILES:
+        if not any((folder / name).exists() for name in names):
+            raise FileNotFoundError(f"{folder} holds no {names[0]}; a detector is a folder as save_pretrained writes it")
     if not any(folder.glob("*.safetensors")):
         raise FileNotFoundError(f"{folder} holds no model.safetensors; put the detector's weights there")
-    kind = AutoConfig.from_pretrained(folder).model_type
+    kind = _model_type(folder / "config.json")
     if kind not in _CLASSES:
         raise ValueError(f"{folder} holds a {kind}; a detector is one of {', '.join(_CLASSES)}")
     try:
         model, report = _CLASSES[kind].from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
+            folder, dtype=torch.float32, attn_implementation={"text_config": "sdpa"}, output_loading_info=True
         )
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"the weights in {folder} cannot be read: {error}") from error
     if report["missing_keys"]:
-        raise ValueError(f"the weights in {folder} lack {sorted(report['missing_keys'])[:3]}; is the download complete?")
+        raise ValueError(f"the weights in {folder} lack {sorted(report['missing_keys'])[:3]}: incomplete download?")
     return model, GroundingDinoProcessor.from_pretrained(folder)
 
 
 def write_grounding_dino(
-    folder: Path, model: GroundingModel, processor: GroundingDinoProcessor, prompts_per_pass: int | None = None
+    folder: Path,
+    model: GroundingModel,
+    processor: GroundingDinoProcessor,
+    prompts_per_pass: int | None = None,
+    text_level: TextLevel = "sub-sentence",
 ) -> None:
-    """Write model and processor as `save_pretrained` does, and how many prompts a pass the model was trained for."""
-    model.save_pretrained(folder)
+    """Write a detector's folder.
+
+    Args:
+        folder: Made where it does not exist.
+        model: Written as `save_pretrained` does; the vectors of a closed set go into a file of their own.
+        processor: Likewise.
+        prompts_per_pass: How many prompts a pass the model was trained for; None says nothing of it.
+        text_level: Which words of a text saw each other in training.
+    """
+    classes = getattr(model, "class_tokens", None)
+    state = {name: value for name, value in model.state_dict().items() if not name.startswith("class_tokens.")}
+    model.save_pretrained(folder, state_dict=state)
     processor.save_pretrained(folder)
+    settings: dict[str, Any] = {}
     if prompts_per_pass is not None:
-        settings = json.dumps({"prompts_per_pass": prompts_per_pass}) + "\n"
-        (folder / _SETTINGS_FILE).write_text(settings, encoding="utf-8")
+        settings["prompts_per_pass"] = prompts_per_pass
+    if text_level != "sub-sentence":
+        settings["text_level"] = text_level
+    if isinstance(classes, ClassTokens):
+        settings["classes"] = list(classes.names)
+        write_class_tokens(folder, classes)
+    if settings:
+        (folder / _SETTINGS_FILE).write_text(json.dumps(settings) + "\n", encoding="utf-8")
+
+
+def _own_settings(folder: Path) -> dict[str, Any]:
+    file = folder / _SETTINGS_FILE
+    content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} must hold a JSON object")
+    return content
+
+
+def complete_settings(folder: Path, settings: DetectorSettings) -> DetectorSettings:
+    """Return the settings with the folder's text level, and its own prompts a pass where they name none."""
+    own = _own_settings(folder)
+    per_pass = own.get("prompts_per_pass") if settings.prompts_per_pass is None else settings.prompts_per_pass
+    return replace(settings, prompts_per_pass=per_pass, text_level=own.get("text_level", settings.text_level))
 
 
 def load_grounding_dino(
     folder: Path, ontology: Ontology, settings: DetectorSettings | None = None, device: str = "cpu"
 ) -> GroundingDinoDetector:
-    """Make a detector from a folder; the folder's own prompts a pass hold where the settings name none."""
-    chosen = settings or DetectorSettings()
-    own = folder / _SETTINGS_FILE
-    if chosen.prompts_per_pass is None and own.exists():
-        chosen = replace(chosen, **json.loads(own.read_text(encoding="utf-8")))
+    """Make a detector from a folder; see `read_grounding_dino` and `complete_settings`."""
     model, processor = read_grounding_dino(folder)
-    return GroundingDinoDetector(model, processor, ontology, chosen, device)
+    chosen = complete_settings(folder, settings or DetectorSettings())
+    names = _own_settings(folder).get("classes")
+    if names is None:
+        return GroundingDinoDetector(model, processor, ontology, chosen, device)
+    return ClosedSetDetector(model, processor, ontology, read_class_tokens(folder, names), chosen, device)

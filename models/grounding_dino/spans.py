@@ -39,7 +39,7 @@ def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompt: str) -> tuple[int,
     ids = tuple(tokenizer.encode(prompt.lower(), add_special_tokens=False))
     if not ids:
         raise ValueError(f"prompt {prompt!r} is empty: the tokenizer finds no word in it")
-    marks = set(tokenizer.convert_tokens_to_ids([".", "?"]))
+    marks = {tokenizer.convert_tokens_to_ids(mark) for mark in (".", "?")} - {tokenizer.unk_token_id}
     if marks & set(ids):
         raise ValueError(f"prompt {prompt!r} holds '.' or '?', which would split it into two prompts; take it out")
     return ids
@@ -61,8 +61,8 @@ def join_prompts(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[Sequence[i
     return PromptText((*ids, tokenizer.sep_token_id), tuple(spans))
 
 
-def stack_texts(texts: Sequence[PromptText], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Pad texts to one length.
+def stack_texts(texts: Sequence[PromptText], pad_id: int = 0) -> tuple[Tensor, Tensor]:
+    """Pad texts to one length; what the padding's id is does not matter, since it is masked.
 
     Returns:
         Token ids (B, T) int64 and a mask (B, T) bool that is False on padding.

@@ -128,7 +128,7 @@ def mosaic(four: Sequence[Labelled], size_hw: tuple[int, int]) -> Labelled:
         raise ValueError(f"a mosaic takes 4 images, not {len(four)}")
     half_h, half_w = size_hw[0] // 2, size_hw[1] // 2
     canvas = np.zeros((*size_hw, 3), np.uint8)
-    boxes, names = [np.zeros((0, 4), np.float32)], []
+    boxes, names = [np.zeros((0, 4), np.float32)], list[str]()
     for index, part in enumerate(four):
         top, left = (index // 2) * half_h, (index % 2) * half_w
         cell_hw = (size_hw[0] - half_h if top else half_h, size_hw[1] - half_w if left else half_w)

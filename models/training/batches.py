@@ -1,6 +1,6 @@
 """Batches as a pure function of the step: the same step gives the same batch, however often a run was resumed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,22 +37,30 @@ def sample_to_target(sample: Sample, span_map: torch.Tensor) -> Target:
     return Target(boxes, token_map)
 
 
+def stack_images(samples: Sequence[Sample]) -> torch.Tensor:
+    """Return the images of samples as (B, 3, H, W) float32, normalised.
+
+    Raises:
+        ValueError: They differ in size.
+    """
+    if len({sample.image.shape for sample in samples}) != 1:
+        raise ValueError("a batch takes images of one size: padding changes Grounding DINO's results")
+    return torch.from_numpy(np.stack([to_unit(sample.image) for sample in samples]))
+
+
 def collate(samples: Sequence[Sample], tokenizer: PreTrainedTokenizerBase) -> Batch:
     """Join samples of one size into a batch.
 
     Raises:
         ValueError: The images differ in size.
     """
-    if len({sample.image.shape for sample in samples}) != 1:
-        raise ValueError("a batch takes images of one size: padding changes Grounding DINO's results")
+    pixels = stack_images(samples)
     texts = [
         join_prompts(tokenizer, [prompt_tokens(tokenizer, prompt) for prompt in sample.prompts]) for sample in samples
     ]
-    pad_id = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0
-    input_ids, token_mask = stack_texts(texts, pad_id)
+    input_ids, token_mask = stack_texts(texts)
     span_maps = [span_matrix(text, input_ids.shape[1]) for text in texts]
     targets = [sample_to_target(sample, spans) for sample, spans in zip(samples, span_maps, strict=True)]
-    pixels = torch.from_numpy(np.stack([to_unit(sample.image) for sample in samples]))
     return Batch(pixels, input_ids, token_mask, span_maps, targets)
 
 
@@ -68,6 +76,7 @@ class StepBatches(Dataset[Batch]):
         phases: Sizes over time, in order, the last until 1.
         seed: Everything random follows from it and the step.
         rank: Which of several processes this is; each sees other samples.
+        join: Makes a batch of samples; None joins them with their texts, by `collate`.
     """
 
     def __init__(
@@ -80,8 +89,10 @@ class StepBatches(Dataset[Batch]):
         phases: Sequence[Phase],
         seed: int = 0,
         rank: int = 0,
+        join: Callable[[Sequence[Sample]], Batch] | None = None,
     ) -> None:
-        self._sources, self._tokenizer, self._batch_size = list(sources), tokenizer, batch_size
+        self._sources, self._batch_size = list(sources), batch_size
+        self._join = join or (lambda samples: collate(samples, tokenizer))
         self._shares = np.asarray(shares, float) / float(np.sum(shares))
         self._steps, self._phases, self._seed, self._rank = steps, list(phases), seed, rank
 
@@ -96,4 +107,4 @@ class StepBatches(Dataset[Batch]):
         short = int(common.choice(phase.short_sides))
         size_hw = (short, round(short * source.aspect)) if source.aspect >= 1 else (round(short / source.aspect), short)
         rng = np.random.default_rng([self._seed, step, self._rank])
-        return collate([source.draw(rng, size_hw) for _ in range(self._batch_size)], self._tokenizer)
+        return self._join([source.draw(rng, size_hw) for _ in range(self._batch_size)])

@@ -18,6 +18,17 @@ def save_atomically(state: dict[str, Any], path: Path) -> None:
     os.replace(temporary, path)
 
 
+def write_atomically(text: str, path: Path) -> None:
+    """Write a text file under a temporary name, flush it to disk, then rename it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint; only tensors and plain values are accepted.
 

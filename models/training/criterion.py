@@ -48,7 +48,8 @@ def contrastive_focal(logits: Tensor, positive: Tensor, weights: LossWeights) ->
         weights: Gives alpha and gamma.
     """
     real = logits != -torch.inf
-    return sigmoid_focal_loss(logits[real].float(), positive[real], weights.alpha, weights.gamma, reduction="sum")
+    loss: Tensor = sigmoid_focal_loss(logits[real].float(), positive[real], weights.alpha, weights.gamma, "sum")
+    return loss
 
 
 def box_losses(boxes: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader
 from models.training.batches import StepBatches
 from models.training.checkpoint import load_checkpoint, save_atomically
 from models.training.criterion import LossWeights, grounding_loss
-from models.training.forward import Batch, DenoisingTrainer
+from models.training.forward import Batch, DenoisingTrainer, TrainingOutput
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class LoopConfig:
         seed: Of batches and noise.
         save_every: Steps between checkpoints.
         evaluate_every: Steps between evaluations; 0 for the end alone.
-        minutes: Stop (with a checkpoint) after this time; None for no limit.
+        minutes: Stop (with a checkpoint) after this time, and let the rate fall with it; None for no limit.
     """
 
     steps: int
@@ -56,12 +57,47 @@ class LoopConfig:
     evaluate_every: int = 0
     minutes: float | None = None
 
-    def rate_factor(self, step: int) -> float:
-        """Return the share of the peak rate at a step."""
-        start = self.decay_from * self.steps
-        fall = (step - start) / max(self.steps - start, 1)
+    def rate_factor(self, step: int, minutes_spent: float = 0.0) -> float:
+        """Return the share of the peak rate at a step; under a time limit the time spent may be further than it."""
+        if self.minutes is not None:
+            done = max(step / self.steps, minutes_spent / self.minutes)
+            fall = (done - self.decay_from) / max(1 - self.decay_from, 1e-9)
+        else:
+            start = self.decay_from * self.steps
+            fall = (step - start) / max(self.steps - start, 1)
         decayed = 1.0 if fall <= 0 else 1 - (1 - self.final_factor) * min(fall, 1.0)
         return min((step + 1) / self.warmup, decayed) if self.warmup else decayed
+
+
+def training_loss(
+    runner: nn.Module,
+    batch: Batch,
+    noise: torch.Generator,
+    device: torch.device,
+    weights: LossWeights = LossWeights(),
+    world_boxes: float | None = None,
+) -> dict[str, Tensor]:
+    """Run a `DenoisingTrainer` on a batch of its device and return the loss terms, with gradient.
+
+    Args:
+        runner: The trainer, or what wraps it.
+        batch: On `device`.
+        noise: Draws the denoising noise, on the CPU.
+        device: On a GPU the forward pass is in bfloat16 where that is safe.
+        weights: Weights of the terms.
+        world_boxes: See `grounding_loss`.
+    """
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        output: TrainingOutput = runner(batch, noise)
+    return grounding_loss(
+        output.decoded,
+        output.selection,
+        batch.targets,
+        output.denoised,
+        output.denoising,
+        weights,
+        world_boxes=world_boxes,
+    )
 
 
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
@@ -97,13 +133,15 @@ class Loop:
     ) -> None:
         self.config, self.weights, self.output = config, weights, output
         self.device = torch.device(device)
-        self.trainer = trainer.to(self.device)
+        self.trainer = trainer.to(self.device, memory_format=torch.channels_last)
         self.average = AveragedModel(
             self.trainer, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=False
         )
         self._batches, self._evaluate, self._keep_best = batches, evaluate, keep_best
         self._distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        self._runner: nn.Module = DistributedDataParallel(self.trainer) if self._distributed else self.trainer
+        self._runner: nn.Module = (
+            DistributedDataParallel(self.trainer, find_unused_parameters=True) if self._distributed else self.trainer
+        )
         self._optimiser = torch.optim.AdamW(
             self._groups(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
@@ -113,12 +151,12 @@ class Loop:
         if resume and (output / "checkpoint.pt").exists():
             self._load()
 
-    def _groups(self) -> list[dict]:  # type: ignore[type-arg]
-        backbone, rest = [], []
+    def _groups(self) -> list[dict[str, Any]]:
+        backbone, rest = list[nn.Parameter](), list[nn.Parameter]()
         for name, parameter in self.trainer.named_parameters():
             if parameter.requires_grad:
                 (backbone if ".backbone.conv_encoder" in name else rest).append(parameter)
-        groups = [{"params": rest, "lr": self.config.learning_rate}]
+        groups: list[dict[str, Any]] = [{"params": rest, "lr": self.config.learning_rate}]
         if backbone:
             groups.append({"params": backbone, "lr": self.config.learning_rate * self.config.backbone_factor})
         return groups
@@ -127,11 +165,12 @@ class Loop:
         """Train to the last step or the time limit; return the last evaluation's figures (empty without one)."""
         remaining = torch.utils.data.Subset(self._batches, range(self.step, self.config.steps))
         loader = DataLoader(remaining, batch_size=None, num_workers=1 if len(remaining) else 0)
-        started, spent_before, figures = time.monotonic(), self._spent, {}
+        started, spent_before = time.monotonic(), self._spent
+        figures: Mapping[str, float] = {}
         self._runner.train()
         for batch in loader:
             terms = self.train_step(batch)
-            self._spent = spent_before + time.monotonic() - started
+            self._spent = self._agreed(spent_before + time.monotonic() - started)
             out_of_time = self.config.minutes is not None and self._spent > self.config.minutes * 60
             last = self.step == self.config.steps or out_of_time
             if self.step % 25 == 0 or last:
@@ -151,18 +190,8 @@ class Loop:
         noise = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step)
         torch.manual_seed(self.config.seed * 1_000_003 + self.step)
         for group, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
-            group["lr"] = rate * self.config.rate_factor(self.step)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            output = self._runner(batch, noise)
-        terms = grounding_loss(
-            output.decoded,
-            output.selection,
-            batch.targets,
-            output.denoised,
-            output.denoising,
-            self.weights,
-            world_boxes=self._world_boxes(batch),
-        )
+            group["lr"] = rate * self.config.rate_factor(self.step, self._spent / 60)
+        terms = training_loss(self._runner, batch, noise, self.device, self.weights, self._world_boxes(batch))
         total = torch.stack(list(terms.values())).sum()
         self._optimiser.zero_grad()
         total.backward()
@@ -176,6 +205,14 @@ class Loop:
     def _is_first(self) -> bool:
         return not self._distributed or torch.distributed.get_rank() == 0
 
+    def _agreed(self, seconds: float) -> float:
+        """Return the first process's clock, so that all processes stop and slow down at the same step."""
+        if not self._distributed or self.config.minutes is None:
+            return seconds
+        clock = torch.tensor(seconds, dtype=torch.float64, device=self.device)
+        torch.distributed.broadcast(clock, src=0)
+        return clock.item()
+
     def _world_boxes(self, batch: Batch) -> float | None:
         """Return the mean number of boxes a process, as DETR normalises over processes."""
         if not self._distributed:
@@ -184,8 +221,11 @@ class Loop:
         torch.distributed.all_reduce(count)
         return count.item() / torch.distributed.get_world_size()
 
+    def _averaged_detector(self) -> nn.Module:
+        return cast(DenoisingTrainer, self.average.module).model
+
     def _judge(self) -> Mapping[str, float]:
-        averaged: nn.Module = self.average.module.model
+        averaged = self._averaged_detector()
         averaged.eval()
         figures = self._evaluate(averaged) if self._evaluate else {}
         print(f"step {self.step}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()), flush=True)

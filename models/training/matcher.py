@@ -55,7 +55,8 @@ def token_costs(logits: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tens
 
 def pairwise_giou(boxes: Tensor, others: Tensor) -> Tensor:
     """Return the generalised IoU of cx cy w h boxes, (N, M) for (N, 4) and (M, 4)."""
-    return generalized_box_iou(box_convert(boxes, "cxcywh", "xyxy"), box_convert(others, "cxcywh", "xyxy"))
+    giou: Tensor = generalized_box_iou(box_convert(boxes, "cxcywh", "xyxy"), box_convert(others, "cxcywh", "xyxy"))
+    return giou
 
 
 @torch.no_grad()

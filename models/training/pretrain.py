@@ -60,7 +60,8 @@ class CentreBatches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]):
         else:
             scene = render_scene(2**41 + int(rng.integers(2**40)), self._config)
             whole = Labelled(scene.image, scene.boxes_xyxy, scene.labels)
-            labelled = crop_resize(whole, (0.0, 0.0, float(self._config.size), float(self._config.size)), size_hw)
+            window = random_window(rng, whole.image_hw, size_hw, (0.55, 1.0))
+            labelled = crop_resize(whole, window, size_hw, min_visible=0.6)
         return flip_horizontal(labelled) if rng.random() < 0.5 else labelled
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -91,6 +92,7 @@ def pretrain_backbone(
     backbone_config: PretrainedConfig,
     batches: CentreBatches,
     output: Path,
+    start: dict[str, Tensor] | None = None,
     learning_rate: float = 2e-3,
     log_every: int = 50,
 ) -> dict[str, Tensor]:
@@ -100,6 +102,7 @@ def pretrain_backbone(
         backbone_config: Of the detector's backbone; all its stages get heads.
         batches: The steps.
         output: File for the state; if it exists the training is done and the file is read.
+        start: State of an earlier call to go on from; None starts from nothing.
         learning_rate: Peak of a one-cycle schedule of AdamW.
         log_every: Steps between printed lines.
 
@@ -111,6 +114,9 @@ def pretrain_backbone(
         return state
     torch.manual_seed(0)
     backbone = AutoBackbone.from_config(backbone_config)
+    if start is not None:
+        backbone.load_state_dict(start, strict=False)
+    backbone = backbone.to(memory_format=torch.channels_last)
     heads = nn.ModuleList(nn.Linear(width, len(batches.kinds) + len(COLOURS)) for width in backbone.channels)
     parameters = [*backbone.parameters(), *heads.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=1e-4)
@@ -119,7 +125,7 @@ def pretrain_backbone(
     started = time.monotonic()
     loader = DataLoader(batches, batch_size=None, num_workers=1, prefetch_factor=4)
     for step, (images, index, centres, kinds, colours) in enumerate(loader):
-        loss, right = _centre_loss(backbone(images).feature_maps, heads, index, centres, kinds, colours)
+        loss, right = _centre_loss(backbone(images.contiguous(memory_format=torch.channels_last)).feature_maps, heads, index, centres, kinds, colours)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -135,7 +141,7 @@ def pretrain_backbone(
 def _centre_loss(
     maps: Sequence[Tensor], heads: nn.ModuleList, index: Tensor, centres: Tensor, kinds: Tensor, colours: Tensor
 ) -> tuple[Tensor, float]:
-    """Sum the stages' cross-entropies; also return the last stage's share of right kinds. M may be 0."""
+    """Sum the stages' cross-entropies; also return the stages' mean share of right kinds. M may be 0."""
     total = sum((level.sum() * 0 for level in maps), torch.zeros(()))
     if len(index) == 0:
         return total, 0.0
@@ -147,5 +153,5 @@ def _centre_loss(
         total = total + cross_entropy(kind_scores, kinds)
         if (colours != _NO_COLOUR).any():
             total = total + cross_entropy(colour_scores, colours, ignore_index=_NO_COLOUR)
-        right = float((kind_scores.argmax(1) == kinds).float().mean())
+        right += float((kind_scores.argmax(1) == kinds).float().mean()) / len(maps)
     return total, right

@@ -41,6 +41,7 @@ class PromptSampling:
         nothing_present: Share of sets that ask only for what is absent.
         keep_present: Chance of each present class to be asked for; a class not asked for is background.
         hard_share: Share of the negatives that share a word with a present class, as far as there are such.
+        most: Most present classes asked for at once, for a model's token limit; None for all.
     """
 
     sizes: tuple[int, ...] = (8, 16, 24, 40)
@@ -48,6 +49,7 @@ class PromptSampling:
     nothing_present: float = 0.3
     keep_present: float = 0.85
     hard_share: float = 0.5
+    most: int | None = None
 
 
 def draw_prompts(
@@ -69,6 +71,8 @@ def draw_prompts(
     absent = [name for name in vocabulary if name not in set(names)]
     nothing = bool(absent) and rng.random() < sampling.nothing_present
     asked = [] if nothing else [name for name in names if rng.random() < sampling.keep_present]
+    if sampling.most is not None and len(asked) > sampling.most:
+        asked = [str(name) for name in rng.permutation(asked)[: sampling.most]]
     wanted = max(size - len(asked), 0 if asked else 1)
     words = {word for name in names for word in name.split()}
     similar = [name for name in absent if words & set(name.split())]

@@ -1,7 +1,7 @@
 """Where training samples come from: generated scenes and COCO files. Each draws a sample from a random generator."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -30,8 +30,9 @@ from models.training.scenes import Scene, SceneConfig, render_scene
 class SampleSource(Protocol):
     """Something that training samples are drawn from."""
 
-    aspect: float
-    """Width over height of its batches."""
+    @property
+    def aspect(self) -> float:
+        """Width over height of its batches."""
 
     def draw(self, rng: np.random.Generator, size_hw: tuple[int, int]) -> Sample:
         """Draw one augmented sample of exactly this size."""
@@ -90,8 +91,16 @@ class SceneSource:
         return texts
 
 
+def read_rgb(path: Path) -> NDArray[np.uint8]:
+    """Read an image file as (H, W, 3) uint8 RGB with its EXIF orientation applied."""
+    with Image.open(path) as opened:
+        return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+
+
 class CocoSource:
     """Labelled images of a COCO file, augmented.
+
+    Images are mirrored left to right unless a class is named for one side and the file has none for the other.
 
     Args:
         annotations: COCO JSON with boxes; crowds are left out.
@@ -102,6 +111,11 @@ class CocoSource:
         vertical_flip: Also mirror top to bottom; right for microscopes, wrong for streets.
         mosaic_share: Share of samples joined from four images.
         max_side: Images are kept in memory at most this large, pixels.
+        cached: Most images kept in memory.
+        read: Reads an image file.
+
+    Raises:
+        ValueError: The file holds no image.
     """
 
     def __init__(
@@ -114,6 +128,8 @@ class CocoSource:
         vertical_flip: bool = False,
         mosaic_share: float = 0.1,
         max_side: int = 640,
+        cached: int = 2000,
+        read: Callable[[Path], NDArray[np.uint8]] = read_rgb,
     ) -> None:
         data = json.loads(annotations.read_text(encoding="utf-8"))
         names = {category["id"]: str(category["name"]).lower() for category in data["categories"]}
@@ -130,7 +146,9 @@ class CocoSource:
         self.aspect = float(np.median([width / height for width, height in sides]))
         self._sampling, self._zoom, self._vertical_flip = sampling, zoom, vertical_flip
         self._mosaic_share, self._max_side = mosaic_share, max_side
-        self._load = lru_cache(maxsize=2000)(self._read)
+        self._read_file = read
+        self._may_mirror = all(mirror_expression(name) in names.values() for name in names.values())
+        self._load = lru_cache(maxsize=cached)(self._read)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -139,10 +157,24 @@ class CocoSource:
         """Return image `index` as it is on disk, at most `max_side` large."""
         return self._load(index)
 
+    def boxes_by_name(self) -> dict[str, int]:
+        """Return how many boxes each class has."""
+        counts = dict.fromkeys(self.names, 0)
+        for objects in self._objects.values():
+            for _, name in objects:
+                counts[name] += 1
+        return counts
+
+    def most_boxes(self) -> int:
+        """Return the largest number of boxes of an image."""
+        return max(len(objects) for objects in self._objects.values())
+
     def _read(self, index: int) -> Labelled:
         path, image_id = self._entries[index]
-        with Image.open(path) as opened:
-            picture = ImageOps.exif_transpose(opened).convert("RGB")
+        try:
+            picture = Image.fromarray(self._read_file(path))
+        except (OSError, ValueError, SyntaxError) as error:
+            raise ValueError(f"{path} cannot be read: {error}") from error
         scale = min(self._max_side / max(picture.size), 1.0)
         if scale < 1:
             picture = picture.resize((round(picture.width * scale), round(picture.height * scale)))
@@ -153,8 +185,10 @@ class CocoSource:
     def _window(self, rng: np.random.Generator, size_hw: tuple[int, int]) -> Labelled:
         labelled = self.labelled(int(rng.integers(len(self))))
         labelled = crop_resize(labelled, random_window(rng, labelled.image_hw, size_hw, self._zoom), size_hw)
-        if rng.random() < 0.5:
+        if rng.random() < 0.5 and self._may_mirror:
             labelled = flip_horizontal(labelled)
+            names = tuple(mirror_expression(name) for name in labelled.names)
+            labelled = Labelled(labelled.image, labelled.boxes_xyxy, names)
         if self._vertical_flip and rng.random() < 0.5:
             labelled = flip_vertical(labelled)
         return labelled

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import (
     BertConfig,
-    BertTokenizerFast,
+    BertTokenizer,
     GroundingDinoImageProcessor,
     GroundingDinoProcessor,
     MMGroundingDinoConfig,
@@ -58,19 +58,24 @@ def tiny_processor(words: Sequence[str], folder: Path) -> GroundingDinoProcessor
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = folder / "vocab.txt"
     vocabulary.write_text("\n".join(tiny_vocabulary(words)) + "\n", encoding="utf-8")
-    tokenizer = BertTokenizerFast.from_pretrained(str(folder))
+    tokenizer = BertTokenizer.from_pretrained(str(folder))
     return GroundingDinoProcessor(GroundingDinoImageProcessor(size=dict(SIZE), do_pad=False), tokenizer)
 
 
-def tiny_config() -> MMGroundingDinoConfig:
-    """Return the tiny model's configuration."""
-    backbone = ResNetConfig(
+def tiny_backbone() -> ResNetConfig:
+    """Return the configuration of the tiny model's image backbone."""
+    config = ResNetConfig(
         embedding_size=32,
         hidden_sizes=[32, 64, 128, 192],
         depths=[2, 2, 2, 2],
         layer_type="basic",
-        out_features=["stage2", "stage3", "stage4"],
     )
+    config.out_features = ["stage2", "stage3", "stage4"]
+    return config
+
+
+def tiny_config() -> MMGroundingDinoConfig:
+    """Return the tiny model's configuration."""
     text = BertConfig(
         vocab_size=_VOCABULARY_SIZE,
         hidden_size=64,
@@ -82,7 +87,7 @@ def tiny_config() -> MMGroundingDinoConfig:
         attention_probs_dropout_prob=0.0,
     )
     return MMGroundingDinoConfig(
-        backbone_config=backbone,
+        backbone_config=tiny_backbone(),
         text_config=text,
         d_model=64,
         encoder_layers=2,

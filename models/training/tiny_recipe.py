@@ -27,12 +27,13 @@ from models.training.pretrain import CentreBatches, pretrain_backbone
 from models.training.prompts import PromptSampling
 from models.training.scenes import HELD_OUT_PAIRS, PAIRS, TRAINED_PAIRS, SceneConfig, render_scene
 from models.training.sources import CocoSource, SceneSource
-from models.training.tiny import build_tiny, tiny_processor, tiny_words
+from models.training.tiny import build_tiny, tiny_backbone, tiny_processor, tiny_words
 
 PROMPTS_PER_PASS = 40
 """The largest prompt set of training; larger passes were never seen."""
 WATCH_SEED = 850_000
-PRETRAIN_STEPS = 900
+PRETRAIN_STEPS = (900, 2000)
+"""Steps of the backbone's two learning-rate cycles."""
 SCENE_SHARE = 0.75
 PHASES = (Phase(0.6, (144, 160, 176)), Phase(1.0, (208, 224)))
 
@@ -95,10 +96,11 @@ def main() -> None:
         vertical_flip=True,
     )
     processor = tiny_processor(tiny_words(), arguments.output / "processor")
-    centres = CentreBatches(scene_config, cells, 0.2, 160, 16, PRETRAIN_STEPS, seed=0)
-    model = build_tiny()
-    state = pretrain_backbone(model.config.backbone_config, centres, arguments.output / "backbone.pt")
-    model = start_model(state)
+    state: dict[str, torch.Tensor] | None = None
+    for cycle, steps in enumerate(PRETRAIN_STEPS):
+        centres = CentreBatches(scene_config, cells, 0.15, 160, 16, steps, seed=cycle)
+        state = pretrain_backbone(tiny_backbone(), centres, arguments.output / f"backbone_{cycle}.pt", state)
+    model = start_model(state or {})
     batches = StepBatches(
         [SceneSource(scene_config, (*TRAINED_PAIRS, *cells.names)), cells],
         [SCENE_SHARE, 1 - SCENE_SHARE],
