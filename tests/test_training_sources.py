@@ -1,0 +1,186 @@
+"""Where training samples come from: COCO files and scenes, with the truth kept right."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.training.prompts import PromptSampling, Sample
+from models.training.scenes import TRAINED_PAIRS, Scene, SceneConfig
+from models.training.sources import CocoSource, SceneSource, to_unit
+
+EVERYTHING = PromptSampling((4,), (1.0,), nothing_present=0.0, keep_present=1.0)
+
+
+def write_coco(folder: Path, annotations: list[dict] | None = None, images: list[dict] | None = None) -> Path:  # type: ignore[type-arg]
+    """Write two images, the second of which is stored on its side (EXIF orientation 6)."""
+    picture = np.zeros((60, 90, 3), np.uint8)
+    picture[10:40, 20:50] = (250, 30, 30)
+    Image.fromarray(picture).save(folder / "plain.png")
+    turned = Image.fromarray(np.rot90(picture).copy())
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned.save(folder / "turned.png", exif=exif)
+    box = {"bbox": [20, 10, 30, 30], "category_id": 7, "iscrowd": 0}
+    data = {
+        "images": [
+            {"id": 3, "file_name": "plain.png", "width": 90, "height": 60},
+            {"id": 9, "file_name": "turned.png", "width": 90, "height": 60},
+        ]
+        if images is None
+        else images,
+        "annotations": [
+            {"id": 1, "image_id": 3, **box},
+            {"id": 2, "image_id": 9, **box},
+            {"id": 3, "image_id": 3, **box, "iscrowd": 1, "bbox": [0, 0, 90, 60]},
+        ]
+        if annotations is None
+        else annotations,
+        "categories": [{"id": 7, "name": "Red Thing"}, {"id": 2, "name": "ghost"}],
+    }
+    path = folder / "instances.json"
+    path.write_text(json.dumps(data), encoding="utf-8")
+    return path
+
+
+def source(folder: Path, **options: object) -> CocoSource:
+    options = {"sampling": EVERYTHING, "mosaic_share": 0.0} | options
+    return CocoSource(write_coco(folder), folder, **options)  # type: ignore[arg-type]
+
+
+def find(image: np.ndarray) -> list[float]:
+    rows, columns = np.nonzero((image[..., 0] > 140) & (image[..., 1] < 90))
+    return [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+
+
+def test_images_are_upright_and_crowds_left_out(tmp_path: Path) -> None:
+    coco = source(tmp_path)
+    assert len(coco) == 2
+    assert coco.names == ("red thing", "ghost")
+    assert coco.aspect == 1.5
+    for index in range(2):
+        labelled = coco.labelled(index)
+        assert labelled.image.shape == (60, 90, 3)
+        assert labelled.names == ("red thing",)
+        assert labelled.boxes_xyxy.tolist() == [[20, 10, 50, 40]]
+        assert find(labelled.image) == [20, 10, 50, 40]
+
+
+def test_large_images_are_kept_small(tmp_path: Path) -> None:
+    labelled = source(tmp_path, max_side=45).labelled(0)
+    assert labelled.image.shape == (30, 45, 3)
+    np.testing.assert_allclose(labelled.boxes_xyxy, [[10, 5, 25, 20]])
+
+
+@pytest.mark.parametrize("mosaic_share", [0.0, 1.0])
+def test_samples_are_true(tmp_path: Path, mosaic_share: float) -> None:
+    coco = source(tmp_path, mosaic_share=mosaic_share, vertical_flip=True)
+    for seed in range(12):
+        sample = coco.draw(np.random.default_rng(seed), (80, 120))
+        assert sample.image.shape == (80, 120, 3)
+        assert sorted(sample.prompts) in (["ghost", "red thing"], ["ghost"], ["red thing"])
+        assert sample.positive.shape == (len(sample.boxes_xyxy), len(sample.prompts))
+        if len(sample.boxes_xyxy) == 1 and mosaic_share == 0:
+            np.testing.assert_allclose(sample.boxes_xyxy[0], find(sample.image), atol=2.5)
+
+
+def test_the_same_chance_gives_the_same_sample(tmp_path: Path) -> None:
+    coco = source(tmp_path, mosaic_share=0.5)
+    one, two = (coco.draw(np.random.default_rng(4), (60, 90)) for _ in range(2))
+    np.testing.assert_array_equal(one.image, two.image)
+    np.testing.assert_array_equal(one.boxes_xyxy, two.boxes_xyxy)
+    assert one.prompts == two.prompts
+
+
+def test_a_further_vocabulary_gives_negatives(tmp_path: Path) -> None:
+    coco = source(tmp_path, vocabulary=("red thing", "blue thing"))
+    assert coco.vocabulary == ("red thing", "ghost", "blue thing")
+    prompts = {text for seed in range(8) for text in coco.draw(np.random.default_rng(seed), (60, 90)).prompts}
+    assert "blue thing" in prompts
+
+
+def test_an_image_without_objects(tmp_path: Path) -> None:
+    coco = CocoSource(write_coco(tmp_path, annotations=[]), tmp_path, mosaic_share=0.5)
+    sample = coco.draw(np.random.default_rng(0), (60, 90))
+    assert sample.boxes_xyxy.shape == (0, 4)
+    assert sample.prompts
+
+
+def test_no_image(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"instances\.json holds no image"):
+        CocoSource(write_coco(tmp_path, annotations=[], images=[]), tmp_path)
+
+
+CONFIG = SceneConfig(size=96, max_objects=6)
+
+
+def scenes_and_samples(referring_share: float, count: int) -> list[tuple[Scene, Sample]]:
+    scenes = SceneSource(CONFIG, TRAINED_PAIRS, referring_share=referring_share)
+    pairs = []
+    for seed in range(count):
+        scene = scenes._scene(np.random.default_rng(seed))
+        pairs.append((scene, scenes.draw(np.random.default_rng(seed), (96, 96))))
+    return pairs
+
+
+def is_mirrored(scene: Scene, sample: Sample) -> bool:
+    upright, mirrored = (
+        np.abs(image.astype(int) - sample.image).mean() for image in (scene.image, scene.image[:, ::-1])
+    )
+    assert min(upright, mirrored) < 1
+    return bool(mirrored < upright)
+
+
+def test_scenes_asked_for_names() -> None:
+    mirrored = []
+    for scene, sample in scenes_and_samples(0.0, 8):
+        mirrored.append(is_mirrored(scene, sample))
+        for box, row in zip(sample.boxes_xyxy, sample.positive, strict=True):
+            name = sample.prompts[int(row.argmax())]
+            true_boxes = scene.boxes_xyxy[[label == name for label in scene.labels]]
+            if mirrored[-1]:
+                true_boxes = np.stack(
+                    [96 - true_boxes[:, 2], true_boxes[:, 1], 96 - true_boxes[:, 0], true_boxes[:, 3]], 1
+                )
+            assert np.abs(true_boxes - box).max(1).min() < 1e-3
+    assert len(set(mirrored)) == 2
+
+
+def test_scenes_asked_for_expressions_mirror_left_and_right() -> None:
+    seen = 0
+    for scene, sample in scenes_and_samples(1.0, 24):
+        texts = {expression.text: expression.object_index for expression in scene.expressions}
+        sided = {text for text in texts if {"left", "right", "leftmost", "rightmost"} & set(text.split())}
+        if not sided:
+            continue
+        mirrored = is_mirrored(scene, sample)
+        for text in sided:
+            swap = {"left": "right", "right": "left", "leftmost": "rightmost", "rightmost": "leftmost"}
+            asked = " ".join(swap.get(word, word) for word in text.split()) if mirrored else text
+            column = sample.prompts.index(asked)
+            box = scene.boxes_xyxy[texts[text]]
+            expected = [96 - box[2], box[1], 96 - box[0], box[3]] if mirrored else box
+            row = sample.boxes_xyxy[sample.positive[:, column]]
+            np.testing.assert_allclose(row, [expected], atol=1e-3)
+            seen += mirrored
+    assert seen >= 2
+
+
+def test_untrue_expressions_name_nothing_in_the_scene() -> None:
+    for scene, sample in scenes_and_samples(1.0, 12):
+        if not scene.expressions:
+            continue
+        false = [text for text, named in zip(sample.prompts, sample.positive.any(0), strict=True) if not named]
+        for text in false:
+            head = " ".join(text.removeprefix("the ").split()[:2])
+            assert head not in scene.labels
+
+
+def test_pixels_are_normalised_as_the_processor_does(grounding_processor) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    theirs = grounding_processor.image_processor(images=image, do_resize=False, do_pad=False, return_tensors="np")
+    unit = to_unit(image)
+    assert unit.shape == (3, 20, 30)
+    np.testing.assert_allclose(unit, np.asarray(theirs["pixel_values"])[0], atol=1e-5)
