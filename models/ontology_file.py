@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from models.ontology import ClassSpec, check_classes, normalise_prompt
+from models.class_spec import ClassSpec, check_classes, normalise_prompt
 
 _TOP_KEYS = ("classes", "prompts", "negatives")
 _CLASS_KEYS = ("prompts", "box_threshold", "text_threshold", "color")

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.ontology import ClassSpec, Ontology
+from models.class_spec import ClassSpec
+from models.ontology import Ontology
 
 
 def from_text(folder: Path, text: str, name: str = "classes.yaml") -> Ontology:
