@@ -1,0 +1,195 @@
+"""Reading one image file as RGB, with the same result everywhere.
+
+- Formats: those of `FORMATS`, told by content, not by name. EPS, PDF, WMF and whatever else may start another program
+  or is only a stub are not among them. Targa has no signature and is tried for names in .tga alone.
+- Only regular files are opened: a pipe, socket or device is a failure, and nothing waits for it.
+- The EXIF orientation is applied, so width and height are those of the upright image.
+- The first frame of an animation or of many pages is taken.
+- Transparent pixels lie on white (`BACKGROUND`). CMYK, palette, grey and other colour modes become RGB.
+- 16-bit grey is scaled, not clipped: 65535 becomes 255. Where the largest value is below 4096 (1024), the image is
+  taken for 12 (10) bits and 4095 (1023) becomes 255. Floats in [0, 1] are multiplied by 255; other floats and 32-bit
+  integers are stretched from their smallest to their largest finite value.
+- More than `pixel_limit` pixels is a failure before anything is decoded.
+"""
+
+import io
+import os
+import re
+import stat
+import warnings
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from models.interfaces import Image as RgbImage
+
+FORMATS = (
+    *("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF"),
+    *("PCX", "SGI", "QOI", "DDS", "PSD"),
+)
+"""Pillow's names of the formats that are read."""
+
+BACKGROUND = (255, 255, 255)
+"""What shows through transparent pixels: white."""
+
+DEFAULT_PIXEL_LIMIT = 100_000_000
+"""Pixels; an image of this size takes 300 MB as RGB and for a moment twice that."""
+
+_ORIENTATION_TAG = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe (FIFO)",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+_ADDRESS = re.compile(r"\s*(<[^<>]*0x[0-9a-f]+[^<>]*>|0x[0-9a-f]{6,})")
+
+
+class UnreadableImageError(ValueError):
+    """An image file cannot be read; the message is the reason, the same for the same file."""
+
+
+def prepare_decoding(pixel_limit: int = DEFAULT_PIXEL_LIMIT) -> None:
+    """Load all of Pillow's readers and set its own bomb guard, once a process and before threads decode.
+
+    Args:
+        pixel_limit: Pixels. Pillow refuses twice as many by itself, also for images inside of other formats.
+    """
+    Image.init()
+    Image.MAX_IMAGE_PIXELS = max(pixel_limit, 1)
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+def read_image(path: str | os.PathLike[str], pixel_limit: int = DEFAULT_PIXEL_LIMIT) -> RgbImage:
+    """Read an image file.
+
+    Args:
+        path: Any local path.
+        pixel_limit: Most pixels that are decoded.
+
+    Returns:
+        (H, W, 3) uint8 RGB with the EXIF orientation applied.
+
+    Raises:
+        UnreadableImageError: The file cannot be opened, is no image or not a whole one, or has too many pixels.
+    """
+    try:
+        with _open_regular(path) as file, Image.open(file, formats=_formats_for(path)) as image:
+            width, height = image.size
+            if width * height > pixel_limit:
+                raise UnreadableImageError(_too_many_pixels(f"{width} × {height}", pixel_limit))
+            image.load()
+            return _to_rgb(_upright(image))
+    except UnreadableImageError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UnreadableImageError(_too_many_pixels("it", pixel_limit)) from error
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError("not an image in a format that is read") from error
+    except MemoryError as error:
+        raise UnreadableImageError("not enough memory to decode it") from error
+    except Exception as error:  # broken files make Pillow raise nearly anything
+        raise UnreadableImageError(describe_error(error, path)) from error
+
+
+def describe_error(error: BaseException, path: str | os.PathLike[str] = "") -> str:
+    """Return one line for an exception, without memory addresses and without the path in front of it."""
+    text = _ADDRESS.sub("", str(error)).replace(os.fspath(path), "it") if os.fspath(path) else str(error)
+    text = " ".join(_ADDRESS.sub("", text).split())
+    return f"{type(error).__name__}: {text}"[:500] if text else type(error).__name__
+
+
+def _too_many_pixels(size: str, pixel_limit: int) -> str:
+    return f"too many pixels: {size} is over the limit of {pixel_limit / 1e6:g} million (--pixel-limit)"
+
+
+def _formats_for(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    return (*FORMATS, "TGA") if os.fspath(path).lower().endswith(".tga") else FORMATS
+
+
+def _open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a regular file that is not empty; never waits for a pipe."""
+    try:
+        _check_regular(os.stat(path))
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise UnreadableImageError(f"cannot be opened: {error.strerror}") from error
+    file = io.BufferedReader(io.FileIO(descriptor, closefd=True))
+    try:
+        _check_regular(os.fstat(descriptor))
+    except UnreadableImageError:
+        file.close()
+        raise
+    return file
+
+
+def _check_regular(status: os.stat_result) -> None:
+    kind = stat.S_IFMT(status.st_mode)
+    if kind != stat.S_IFREG:
+        raise UnreadableImageError(f"not a file but {_KINDS.get(kind, 'something else')}")
+    if status.st_size == 0:
+        raise UnreadableImageError("empty file (0 bytes)")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Apply the orientation of a loaded image; broken EXIF counts as none, as it does in browsers."""
+    try:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # Pillow's EXIF reader raises nearly anything on broken data
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_rgb(image: Image.Image) -> RgbImage:
+    mode = image.mode
+    if mode.startswith("I;16"):
+        return _grey_to_rgb(_scale_16_bit(np.asarray(image).astype(np.float32)))
+    if mode == "I":
+        values = np.asarray(image).astype(np.float64)
+        in_16_bit = values.min() >= 0 and values.max() <= 65535
+        return _grey_to_rgb(_scale_16_bit(values) if in_16_bit else _stretch(values))
+    if mode == "F":
+        values = np.asarray(image).astype(np.float64)
+        finite = values[np.isfinite(values)]
+        in_unit = finite.size > 0 and finite.min() >= 0 and finite.max() <= 1
+        return _grey_to_rgb(np.nan_to_num(values, nan=0, posinf=1, neginf=0) * 255 if in_unit else _stretch(values))
+    if mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        ground = Image.new("RGBA", layer.size, (*BACKGROUND, 255))
+        return np.array(Image.alpha_composite(ground, layer).convert("RGB"))
+    if mode == "LAB":
+        raise UnreadableImageError("the colour mode LAB is not supported; convert the file to RGB")
+    return np.array(image if mode == "RGB" else image.convert("RGB"))
+
+
+def _scale_16_bit(values: NDArray[np.floating]) -> NDArray[np.floating]:
+    top = values.max()
+    scale = 255 / next(limit for limit in (1023, 4095, 65535) if top <= limit)
+    return np.asarray(values * scale, dtype=values.dtype)
+
+
+def _stretch(values: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Map the smallest finite value to 0 and the largest to 255; no contrast gives 0, NaN gives 0."""
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    if high <= low:
+        return np.zeros_like(values)
+    filled = np.clip(np.nan_to_num(values, nan=low, posinf=high, neginf=low), low, high)
+    return np.asarray((filled - low) * (255 / (high - low)), dtype=values.dtype)
+
+
+def _grey_to_rgb(values: NDArray[np.floating]) -> RgbImage:
+    grey = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return np.repeat(grey[:, :, None], 3, axis=2)

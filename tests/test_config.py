@@ -1,0 +1,74 @@
+"""The options: one vocabulary, checked."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config import AnnotateConfig
+from pipeline.errors import UserError
+
+
+def test_toml_round_trip(tmp_path: Path) -> None:
+    config = AnnotateConfig(
+        images='pho"tos\n', classes="a, b", output="run\\x", box_threshold=0.5, size=320, overwrite=True, limit=3
+    )
+    (tmp_path / "c.toml").write_text(config.to_toml(), encoding="utf-8")
+    assert AnnotateConfig.from_toml(tmp_path / "c.toml") == config
+    (tmp_path / "d.toml").write_text(AnnotateConfig().to_toml(), encoding="utf-8")
+    assert AnnotateConfig.from_toml(tmp_path / "d.toml") == AnnotateConfig()
+
+
+def test_each_option_is_in_the_printed_config_with_its_help() -> None:
+    text = AnnotateConfig().to_toml()
+    for option in fields(AnnotateConfig):
+        assert f"{option.name} =" in text
+        assert option.metadata["help"] in text
+
+
+def test_command_line_wins_over_file(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text("box-threshold = 0.5\nnms_iou = 1\n")
+    config = AnnotateConfig.from_toml(tmp_path / "c.toml").merged({"box-threshold": 0.6, "output": Path("run")})
+    assert (config.box_threshold, config.nms_iou, config.output) == (0.6, 1.0, "run")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"box_threshold": 1.5}, r"--box-threshold 1.5: must be at most 1"),
+        ({"box_threshold": -0.1}, "at least 0"),
+        ({"box_threshold": float("nan")}, "finite"),
+        ({"max_box_share": 0.0}, "--max-box-share 0.0: must be above 0"),
+        ({"workers": 0}, "--workers 0: must be at least 1"),
+        ({"workers": 1.5}, "must be of the type int, not float"),
+        ({"workers": True}, "must be of the type int, not bool"),
+        ({"overwrite": 1}, "must be of the type bool"),
+        ({"batch_size": None}, "must be of the type int, not NoneType"),
+        ({"classes": 3}, "must be of the type str"),
+        ({"device": "gpu"}, "--device gpu: must be auto, cpu or cuda"),
+        ({"box_treshold": 0.3}, "unknown option 'box_treshold'; did you mean 'box_threshold'?"),
+    ],
+)
+def test_wrong_values_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message.replace("?", r"\?")):
+        AnnotateConfig().merged(options)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("box_threshold = ", "not valid TOML"), ("colour = 1", "c.toml: unknown option"), ("limit = 'x'", "--limit 'x'")],
+)
+def test_wrong_files_are_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "c.toml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        AnnotateConfig.from_toml(tmp_path / "c.toml")
+    with pytest.raises(UserError, match="cannot be read"):
+        AnnotateConfig.from_toml(tmp_path / "none.toml")
+
+
+def test_filters_and_pixels() -> None:
+    config = AnnotateConfig(nms_iou=0.5, class_agnostic_nms=True, min_box_area=4, max_box_share=0.9, pixel_limit=0.5)
+    assert config.filters.nms_iou == 0.5
+    assert config.filters.class_agnostic
+    assert (config.filters.min_box_area, config.filters.max_box_share, config.pixels) == (4, 0.9, 500_000)
