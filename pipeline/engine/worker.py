@@ -1,0 +1,66 @@
+"""What a worker process does with a batch. Knows no Ray: `actors` runs it as an actor, tests call it."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.annotator import Annotator
+from pipeline.sources import ImageRef
+from pipeline.store.manifest import ShardEntry
+from pipeline.store.shards import write_shard
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the batches of one call have in common.
+
+    Attributes:
+        root: Folder that the images' paths start from.
+        run_folder: Where shards go.
+        fingerprint: Of the run.
+    """
+
+    root: str
+    run_folder: Path
+    fingerprint: str
+
+
+class Worker:
+    """One annotator in a process of its own; each batch ends as a shard.
+
+    Args:
+        build: Makes the annotator; called in this process at the first use.
+        threads: CPU threads of the models.
+    """
+
+    def __init__(self, build: Callable[[], Annotator], threads: int) -> None:
+        # Read by OpenMP and MKL when torch is first imported, which is after this.
+        os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+        self._build = build
+        self._annotator: Annotator | None = None
+
+    def prepare(self) -> int:
+        """Load the models; returns the process id."""
+        if self._annotator is None:
+            self._annotator = self._build()
+        return os.getpid()
+
+    def annotate(self, refs: tuple[ImageRef, ...], task: Task) -> ShardEntry | None:
+        """Label a batch and commit it as a shard; None when it was stopped before the first image."""
+        if self._annotator is None:
+            raise RuntimeError("annotate was called before prepare")
+        done = self._annotator(refs, task.root)
+        if not done.records:
+            return None
+        return write_shard(task.run_folder, done.records, done.timings, task.fingerprint, done.drops)
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time that this process has used."""
+        return time.process_time()
+
+    def stop(self) -> None:
+        """Let running batches end early with what they have."""
+        if self._annotator is not None:
+            self._annotator.stop()

@@ -1,0 +1,230 @@
+"""The engine with a real local Ray and stub models."""
+
+import io
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+
+from pipeline.annotator import Annotator
+from pipeline.config import AnnotateConfig
+from pipeline.engine.actors import ATTEMPTS, Engine, default_threads, start_ray
+from pipeline.engine.progress import Progress, format_duration
+from pipeline.engine.schedule import split_batches
+from pipeline.engine.worker import Task, Worker
+from pipeline.errors import UserError
+from pipeline.records import AnnotatedImage, records_to_table
+from pipeline.sources import find_images
+from pipeline.store.fingerprint import fingerprint_parts
+from pipeline.store.run import SHARDS_FOLDER, Run
+from pipeline.store.writer import RunWriter
+from tests.stub_models import (
+    CRASH,
+    ONTOLOGY,
+    RAISE,
+    SLOW,
+    build_deadly,
+    build_dying,
+    build_failing,
+    build_stub,
+    save_image,
+)
+
+PARTS = fingerprint_parts(AnnotateConfig(), ONTOLOGY, "d", "s")
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    """Keep one Ray for all tests of this module: an engine uses the one that is there."""
+    start_ray(2)
+    yield
+    ray.shutdown()
+
+
+def label(
+    folder: Path,
+    output: Path,
+    size: int = 4,
+    workers: int = 1,
+    build: Callable[[], Annotator] = build_stub,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Run:
+    found = find_images(folder)
+    with (
+        RunWriter(output, PARTS, ONTOLOGY, found.root, AnnotateConfig()) as writer,
+        Engine(build, workers=workers, threads=1, use_gpu=False) as engine,
+    ):
+        done = writer.done_ids()
+        todo = [ref for ref in found.refs if ref.image_id not in done]
+        task = Task(str(found.root), output, writer.fingerprint)
+        engine.run(split_batches(todo, size), task, writer, Progress(len(todo), shown=False), stopping)
+    return Run.open(output)
+
+
+def rows(run: Run) -> bytes:
+    """All label rows of a run, as bytes."""
+    sink = io.BytesIO()
+    table = records_to_table(list(run.records()), run.fingerprint)
+    for column in table.to_pylist():
+        sink.write(repr(column).encode())
+    return sink.getvalue()
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_workers_and_batches_make_the_same_rows(tmp_path: Path) -> None:
+    for row in range(13):
+        save_image(tmp_path / f"images/{row}.png", green=row % 3 == 0, hw=(12, 16) if row % 2 else (20, 16))
+    one = label(tmp_path / "images", tmp_path / "one")
+    two = label(tmp_path / "images", tmp_path / "two", size=3, workers=2)
+    assert one.counts() == two.counts()
+    assert one.counts().ok == 13
+    assert one.counts().per_class == {"red thing": 13, "green thing": 5}
+    assert rows(one) == rows(two)
+    before = sorted(path.name for path in (tmp_path / "one" / SHARDS_FOLDER).iterdir())
+    save_image(tmp_path / "images/new.png")
+    again = label(tmp_path / "images", tmp_path / "one")
+    added = {path.name for path in (tmp_path / "one" / SHARDS_FOLDER).iterdir()} - set(before)
+    assert len(added) == 1
+    assert again.counts().ok == 14
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_an_image_that_kills_its_worker_fails_alone(tmp_path: Path) -> None:
+    for row in range(8):
+        save_image(tmp_path / f"images/{row}.png")
+    save_image(tmp_path / "images/3.png", CRASH)
+    save_image(tmp_path / "images/6.png", RAISE)
+    run = label(tmp_path / "images", tmp_path / "run")
+    reasons = {record.path: record.reason for record in run.failed()}
+    assert reasons == {
+        "3.png": f"its worker process died {ATTEMPTS} times while it held this image alone",
+        "6.png": "detector: ValueError: this image is not to my taste",
+    }
+    assert [record.path for record in run.records()] == [f"{row}.png" for row in range(8)]
+    assert sorted(len(entry.ids) for entry in run.entries) == [1] * 8
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_committed_batch_is_not_computed_again(tmp_path: Path) -> None:
+    for row in range(4):
+        save_image(tmp_path / f"images/{row}.png")
+    run = label(tmp_path / "images", tmp_path / "run", build=build_dying)
+    assert (tmp_path / "died").exists()
+    assert [len(entry.ids) for entry in run.entries] == [4]
+    assert len(list((tmp_path / "run" / SHARDS_FOLDER).iterdir())) == 1
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_stopping_keeps_what_is_done(tmp_path: Path) -> None:
+    for row in range(12):
+        save_image(tmp_path / f"images/{row:02}.png", SLOW)
+    shards = tmp_path / "run" / SHARDS_FOLDER
+    run = label(tmp_path / "images", tmp_path / "run", size=2, stopping=lambda: any(shards.iterdir()))
+    assert 2 <= run.counts().ok < 12
+    assert label(tmp_path / "images", tmp_path / "run", size=2).counts().ok == 12
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_models_that_do_not_load_end_the_run(tmp_path: Path) -> None:
+    save_image(tmp_path / "images/0.png")
+    with pytest.raises(UserError, match="weights of the model stub are not on this machine"):
+        label(tmp_path / "images", tmp_path / "run", build=build_failing)
+    with pytest.raises(UserError, match="died while loading the models"):
+        label(tmp_path / "images", tmp_path / "run", build=build_deadly)
+    assert label(tmp_path / "images", tmp_path / "run").counts().ok == 1
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_models_that_fail_on_everything_end_the_run(tmp_path: Path) -> None:
+    for row in range(4):
+        save_image(tmp_path / f"images/{row}.png", RAISE)
+    with pytest.raises(UserError, match="the models failed on each of 4 images"):
+        label(tmp_path / "images", tmp_path / "run")
+    assert Run.open(tmp_path / "run").counts().total == 0
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_run_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    for row in range(2):
+        save_image(tmp_path / f"images/{row}.png")
+    found = find_images(tmp_path / "images")
+    with (
+        RunWriter(tmp_path / "run", PARTS, ONTOLOGY, found.root, AnnotateConfig()) as writer,
+        Engine(build_stub, workers=1, threads=1, use_gpu=False) as engine,
+    ):
+        task = Task(str(found.root), tmp_path / "gone", writer.fingerprint)
+        with pytest.raises(UserError, match="gone: cannot be written"):
+            engine.run(split_batches(found.refs, 2), task, writer, Progress(2, shown=False))
+
+
+def test_worker_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.setenv("MKL_NUM_THREADS", "7")
+    save_image(tmp_path / "images/0.png")
+    refs = find_images(tmp_path / "images").refs
+    with RunWriter(tmp_path / "run", PARTS, ONTOLOGY, tmp_path / "images", AnnotateConfig()) as writer:
+        task = Task(str(tmp_path / "images"), tmp_path / "run", writer.fingerprint)
+        worker = Worker(build_stub, 3)
+        assert os.environ["OMP_NUM_THREADS"] == "3"
+        with pytest.raises(RuntimeError, match="before prepare"):
+            worker.annotate(refs, task)
+        assert worker.prepare() == os.getpid()
+        entry = worker.annotate(refs, task)
+        assert entry is not None
+        assert entry.ok_ids == (refs[0].image_id,)
+        writer.add(entry)
+        worker.stop()
+        assert worker.annotate(refs, task) is None
+    record = next(Run.open(tmp_path / "run").records())
+    assert isinstance(record, AnnotatedImage)
+    assert np.array_equal(record.instances.detections.boxes_xyxy, [[0, 0, 8, 12]])
+
+
+def test_default_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert default_threads(2) == 5
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    assert default_threads(2) == 4
+    assert default_threads(20) == 1
+
+
+def test_progress_lines() -> None:
+    now = [0.0]
+    stream = io.StringIO()
+    with Progress(100, stream, clock=lambda: now[0]) as progress:
+        for _ in range(8):
+            now[0] += 10
+            progress.advance(5, 1)
+        now[0] += 100
+        progress.tick()
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "15 of 100 images, 0.50 images/s, 2 min 50 s left, 3 failed"
+    assert len(lines) == 3
+    assert progress.done == 40
+    silent = io.StringIO()
+    Progress(1, silent, shown=False).advance(1, 0)
+    assert silent.getvalue() == ""
+
+
+def test_progress_bar() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    with Progress(4, stream) as progress:
+        progress.advance(4, 1)
+    assert "4/4" in stream.getvalue()
+    assert "1 failed" in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (59.4, "59 s"), (60, "1 min"), (200, "3 min 20 s"), (7380, "2 h 3 min"), (90000, "1 d 1 h")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text

@@ -1,0 +1,264 @@
+"""`annotate` and `groundlabel annotate`: the whole job, with stub models and a real local Ray."""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from PIL import Image
+
+import models.zoo
+import pipeline.run
+from jobs import annotate as command
+from models.ontology import Ontology
+from pipeline import AnnotateConfig, AnnotateResult, Run, annotate
+from pipeline.engine.actors import start_ray
+from pipeline.errors import UserError
+from pipeline.images import read_image
+from pipeline.run import build_annotator, plan_annotate
+from pipeline.store.run import SHARDS_FOLDER
+from tests.stub_models import ONTOLOGY, build_for, save_image
+
+CLASSES = "red thing, green thing"
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    start_ray(1)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def stub_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline.run, "build_annotator", build_for)
+    monkeypatch.setattr(models.zoo, "model_fingerprint", lambda name: f"{name:_<64}")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for row in range(5):
+        save_image(tmp_path / f"photos/{row}.png", green=row > 2)
+    return tmp_path / "photos"
+
+
+def run_command(*words: object) -> int:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return command.run(parser.parse_args([str(word) for word in words]))
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_annotate_continues_and_adds(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "run"
+    first = annotate(photos, ONTOLOGY, output, limit=2, progress=False)
+    assert (first.rows, first.computed, first.failed, first.interrupted) == (2, 2, (), False)
+    second = annotate(photos, CLASSES, output, progress=False)
+    assert (second.rows, second.computed, second.instances) == (5, 3, 7)
+    shards = {path: path.stat().st_mtime_ns for path in (output / SHARDS_FOLDER).iterdir()}
+    assert run_command(photos, "--classes", CLASSES, "--output", output) == 0
+    assert "Nothing to do" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in (output / SHARDS_FOLDER).iterdir()} == shards
+    assert isinstance(second, AnnotateResult)
+    assert [record.path for record in second.run.records()] == [f"{row}.png" for row in range(5)]
+    with pytest.raises(UserError, match="classes: red thing, green thing → red thing"):
+        annotate(photos, "red thing", output, progress=False)
+    replaced = annotate(photos, "red thing, other", output, overwrite=True, progress=False)
+    assert (replaced.rows, replaced.computed) == (5, 5)
+    assert json.loads((output / "summary.json").read_text())["per_class"] == {"red thing": 5, "other": 2}
+
+
+def make_broken_folder(folder: Path) -> dict[str, str | None]:
+    """Write readable and unreadable files; returns stored path -> part of the reason, or None when it can be read."""
+    save_image(folder / "good.png", green=True)
+    Image.effect_noise((120, 90), 90).convert("RGB").save(folder / "whole.jpg", quality=90)
+    (folder / "truncated.jpg").write_bytes((folder / "whole.jpg").read_bytes()[:2000])
+    (folder / "empty.jpg").touch()
+    (folder / "text.jpg").write_text("no picture at all\n" * 30)
+    Image.frombytes("I;16", (4, 1), bytes([0, 0, 0, 64, 0, 128, 255, 255])).save(folder / "deep.png")
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(folder / "cmyk.jpg", quality=95)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (20, 10), (250, 0, 0)).save(folder / "turned.jpg", exif=exif)
+    Image.new("1", (20_000, 10_000)).save(folder / "bomb.png")
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "circle.jpg").symlink_to("circle.jpg")
+    (folder / "loop").symlink_to(".")
+    save_image(folder / "emoji 🦊.png")
+    save_image(folder / "plain.png")
+    os.rename(folder / "plain.png", os.fsencode(folder) + b"/latin\xe9.png")
+    save_image(folder / "a/same.png")
+    save_image(folder / "b/same.png", green=True)
+    return {
+        "good.png": None,
+        "whole.jpg": None,
+        "truncated.jpg": "truncated",
+        "empty.jpg": "0 bytes",
+        "text.jpg": "not an image in a format that is read",
+        "deep.png": None,
+        "cmyk.jpg": None,
+        "turned.jpg": None,
+        "bomb.png": "too many pixels",
+        "pipe.jpg": "FIFO",
+        "circle.jpg": "symbolic links",
+        "emoji 🦊.png": None,
+        "latin%E9.png": None,
+        "a/same.png": None,
+        "b/same.png": None,
+    }
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_broken_files_are_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos, output = tmp_path / "photos", tmp_path / "photos/run"
+    expected = make_broken_folder(photos)
+    for _ in range(2):
+        assert run_command(photos, "--classes", CLASSES, "--output", output) == 3
+        shown = capsys.readouterr().err
+        assert "6 of 15 images failed; why is in" in shown
+        assert str(output / "failed.csv") in shown
+    run = Run.open(output)
+    records = {record.path: record for record in run.records()}
+    assert records.keys() == expected.keys()
+    reasons = {record.path: record.reason for record in run.failed()}
+    assert reasons.keys() == {path for path, reason in expected.items() if reason}
+    for path, reason in reasons.items():
+        assert str(expected[path]) in reason
+        assert "0x" not in reason
+    sizes = {record.path: record.image_hw for record in run.annotated()}
+    assert sizes["turned.jpg"] == (20, 10)
+    assert read_image(run.image_path(records["deep.png"]))[0, :, 0].tolist() == [0, 64, 128, 255]
+    assert records["cmyk.jpg"].class_names == ("red thing",)  # type: ignore[union-attr]
+    assert records["latin%E9.png"].class_names == ("red thing",)  # type: ignore[union-attr]
+    assert all(run.image_path(record).exists() for record in run.annotated())
+    listed = json.loads((output / "summary.json").read_text())["failures"]
+    assert {row["path"]: row["reason"] for row in listed} == reasons
+    assert len((output / "failed.csv").read_text().splitlines()) == 7
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_moving_the_images_computes_nothing(photos: Path, tmp_path: Path) -> None:
+    annotate(photos, CLASSES, tmp_path / "run", progress=False)
+    photos.rename(tmp_path / "elsewhere")
+    moved = annotate(tmp_path / "elsewhere", CLASSES, tmp_path / "run", progress=False)
+    assert (moved.computed, moved.rows) == (0, 5)
+    assert moved.run.images_root == tmp_path / "elsewhere"
+
+
+def test_dry_run_writes_nothing(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = plan_annotate(photos, CLASSES, tmp_path / "run", workers=2)
+    assert (plan.images, plan.done, plan.todo, plan.workers) == (5, 0, 5, 2)
+    assert plan.seconds_per_image is not None
+    assert plan.seconds_per_image > 0
+    assert plan.peak_bytes > 10_000_000
+    assert run_command(photos, "--classes", CLASSES, "--output", tmp_path / "run", "--dry-run") == 0
+    shown = capsys.readouterr().out
+    assert f"5 images in {photos}: 0 are in" in shown
+    assert "GiB of memory a worker" in shown
+    assert not (tmp_path / "run").exists()
+
+
+def test_print_config(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run_command("photos", "--print-config", "--box-threshold", "0.5", "--no-overwrite") == 0
+    (tmp_path / "c.toml").write_text(capsys.readouterr().out)
+    assert AnnotateConfig.from_toml(tmp_path / "c.toml") == AnnotateConfig(images="photos", box_threshold=0.5)
+    assert run_command("--config", tmp_path / "c.toml", "--nms-iou", "0.5", "--print-config") == 0
+    shown = capsys.readouterr().out
+    assert "nms_iou = 0.5" in shown
+    assert "box_threshold = 0.5" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "images is missing: give photos/"),
+        (("photos",), "classes is missing"),
+        (("photos", "--classes", "cat"), "output is missing"),
+        (("nothing", "--classes", "cat", "--output", "run"), "no such file or folder"),
+        (("photos", "--classes", "cat,,dog", "--output", "run"), "class name is empty"),
+        (("photos", "--classes", "none.yaml", "--output", "run"), "none.yaml"),
+        (("photos", "--classes", "cat", "--output", "photos/0.png"), "is a file; --output needs a folder"),
+        (("photos", "--classes", "cat", "--output", "photos"), "is not empty and not a run"),
+        (("photos", "--classes", "cat", "--output", "r", "--detector", "tinny"), "did you mean tiny"),
+        (("photos", "--classes", "cat", "--output", "r", "--segmenter", "tiny"), "not a segmenter"),
+        (("photos", "--classes", "cat", "--output", "r", "--config", "no.toml"), "no.toml"),
+    ],
+)
+def test_wrong_use_is_one_message(
+    words: tuple[str, ...], message: str, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photos.parent)
+    with pytest.raises(UserError, match=message):
+        run_command(*words)
+    assert not (photos.parent / "run").exists()
+
+
+def test_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no images found"):
+        annotate(tmp_path, CLASSES, tmp_path / "run")
+
+
+def test_models_are_loaded_with_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(models.zoo, "load_detector", lambda *args, **options: calls.append((args, options)))
+    monkeypatch.setattr(models.zoo, "load_segmenter", lambda *args, **options: calls.append((args, options)))
+    build_annotator(AnnotateConfig(box_threshold=0.4, size=320, device="cpu"), ONTOLOGY).close()
+    assert calls == [
+        (
+            ("tiny", ONTOLOGY),
+            {"box_threshold": 0.4, "text_threshold": 0.25, "size": 320, "prompts_per_pass": None, "device": "cpu"},
+        ),
+        (("tiny-sam",), {"device": "cpu"}),
+    ]
+
+
+_SCRIPT = """
+import sys
+import models.zoo, pipeline.run
+from pathlib import Path
+from tests.stub_models import build_for
+from jobs import annotate
+import argparse
+pipeline.run.build_annotator = build_for
+models.zoo.model_fingerprint = lambda name: name
+parser = argparse.ArgumentParser()
+annotate.add_arguments(parser)
+sys.exit(annotate.run(parser.parse_args(sys.argv[1:])))
+"""
+
+
+@pytest.mark.timeout(600)
+def test_ctrl_c_keeps_what_is_done(tmp_path: Path) -> None:
+    """The signal goes to the whole process group, as a terminal sends it."""
+    for row in range(40):
+        save_image(tmp_path / f"photos/{row:02}.png", mark=204)
+    words = [tmp_path / "photos", "--classes", CLASSES, "--output", tmp_path / "run", "--shard-size", "2"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SCRIPT, *map(str, words)],
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=Path(__file__).parent.parent,
+        text=True,
+    )
+    with process:
+        shards = tmp_path / "run" / SHARDS_FOLDER
+        deadline = time.monotonic() + 240
+        while not (shards.is_dir() and any(shards.glob("*.parquet"))) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=240)
+    assert process.returncode == 130, err
+    counts = Run.open(tmp_path / "run").counts()
+    assert 0 < counts.ok < 40
+    assert f"Stopped: {counts.ok} images labelled, {40 - counts.ok} left." in err
+    assert "Traceback" not in err
+    assert out == ""
+    assert Ontology.parse(CLASSES) == Run.open(tmp_path / "run").ontology
