@@ -11,7 +11,7 @@ from models.masks import Rle
 
 
 def _column(values: ArrayLike, dtype: type, count: int, name: str) -> NDArray[Any]:
-    array = np.asarray(values, dtype=dtype)
+    array: NDArray[Any] = np.asarray(values, dtype=dtype)
     if array.size == 0:
         array = array.reshape(-1)
     if array.shape != (count,):

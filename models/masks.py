@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-
 _MOST_AREAS = 255
 """pycocotools 2.0.11 with numpy 2 raises OverflowError when it is asked for the areas of 256 masks or more."""
 

@@ -10,6 +10,7 @@ from transformers import GroundingDinoProcessor, PreTrainedTokenizerBase
 from transformers.image_transforms import get_size_with_aspect_ratio
 
 from models.boxes import FloatArray, clip_boxes, cxcywh_rel_to_xyxy
+from models.class_spec import ClassSpec
 from models.detections import Detections
 from models.grounding_dino.forward import (
     GroundingModel,
@@ -22,7 +23,7 @@ from models.grounding_dino.forward import (
 from models.grounding_dino.packing import pack_prompts
 from models.grounding_dino.spans import PromptText, join_prompts, prompt_tokens, span_scores, stack_texts
 from models.interfaces import Image
-from models.ontology import ClassSpec, Ontology
+from models.ontology import Ontology
 
 BOX_THRESHOLD = 0.35
 TEXT_THRESHOLD = 0.25

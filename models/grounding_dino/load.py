@@ -18,7 +18,10 @@ from models.grounding_dino.detector import DetectorSettings, GroundingDinoDetect
 from models.grounding_dino.forward import GroundingModel, TextLevel
 from models.ontology import Ontology
 
-_CLASSES = {"grounding-dino": GroundingDinoForObjectDetection, "mm-grounding-dino": MMGroundingDinoForObjectDetection}
+_CLASSES: dict[str, Any] = {
+    "grounding-dino": GroundingDinoForObjectDetection,
+    "mm-grounding-dino": MMGroundingDinoForObjectDetection,
+}
 _FILES = (
     ("config.json",),
     ("preprocessor_config.json", "processor_config.json"),
@@ -45,7 +48,7 @@ def read_grounding_dino(folder: Path) -> tuple[GroundingModel, GroundingDinoProc
     """
     for names in _FILES:
         if not any((folder / name).exists() for name in names):
-            raise FileNotFoundError(f"{folder} holds no {names[0]}; a detector is a folder as save_pretrained writes it")
+            raise FileNotFoundError(f"{folder} holds no {names[0]}; a detector is a folder that save_pretrained wrote")
     if not any(folder.glob("*.safetensors")):
         raise FileNotFoundError(f"{folder} holds no model.safetensors; put the detector's weights there")
     kind = _model_type(folder / "config.json")

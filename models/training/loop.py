@@ -230,15 +230,17 @@ class Loop:
         figures = self._evaluate(averaged) if self._evaluate else {}
         print(f"step {self.step}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()), flush=True)
         self._append("evaluation.csv", {"step": self.step, "minutes": round(self._spent / 60, 2), **figures})
-        if figures and next(iter(figures.values())) > self.best:
-            self.best = next(iter(figures.values()))
+        first = next(iter(figures.values()), self.best)
+        if not first <= self.best:  # NaN counts as better, so that a validation set without objects keeps a model
+            self.best = first
             if self._keep_best is not None:
                 self._keep_best(averaged)
         return figures
 
     def _log(self, terms: Mapping[str, float]) -> None:
         if self._is_first:
-            row = {"step": self.step, "minutes": round(self._spent / 60, 2), **terms}
+            absent = dict.fromkeys((f"{name}_denoising" for name in ("focal", "l1", "giou")), 0.0)
+            row = {"step": self.step, "minutes": round(self._spent / 60, 2), **terms, **(absent | terms)}
             self._append("log.csv", {name: f"{value:.5g}" for name, value in row.items()})
 
     def _append(self, name: str, row: Mapping[str, object]) -> None:

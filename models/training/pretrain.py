@@ -125,7 +125,8 @@ def pretrain_backbone(
     started = time.monotonic()
     loader = DataLoader(batches, batch_size=None, num_workers=1, prefetch_factor=4)
     for step, (images, index, centres, kinds, colours) in enumerate(loader):
-        loss, right = _centre_loss(backbone(images.contiguous(memory_format=torch.channels_last)).feature_maps, heads, index, centres, kinds, colours)
+        maps = backbone(images.contiguous(memory_format=torch.channels_last)).feature_maps
+        loss, right = _centre_loss(maps, heads, index, centres, kinds, colours)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

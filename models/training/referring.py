@@ -114,7 +114,7 @@ def _candidates(
         for word in label.split(" "):
             words[word].append(index)
     singles = {label: members[0] for label, members in pairs.items() if len(members) == 1}
-    centres = (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2
+    centres = ((boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2).astype(np.float32)
     extents = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).max(axis=1)
 
     found: dict[str, list[Referring]] = defaultdict(list)

@@ -53,7 +53,7 @@ class SceneSource:
     config: SceneConfig
     vocabulary: tuple[str, ...]
     first_seed: int = 1_000_000
-    referring_share: float = 0.2
+    referring_share: float = 0.15
     sampling: PromptSampling = PromptSampling()
     aspect: float = 1.0
 
@@ -180,7 +180,7 @@ class CocoSource:
             picture = picture.resize((round(picture.width * scale), round(picture.height * scale)))
         objects = self._objects[image_id]
         boxes = xywh_to_xyxy(np.array([box for box, _ in objects], np.float32).reshape(-1, 4)) * np.float32(scale)
-        return Labelled(np.asarray(picture), boxes, tuple(name for _, name in objects))
+        return Labelled(np.array(picture), boxes, tuple(name for _, name in objects))
 
     def _window(self, rng: np.random.Generator, size_hw: tuple[int, int]) -> Labelled:
         labelled = self.labelled(int(rng.integers(len(self))))

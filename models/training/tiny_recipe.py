@@ -35,7 +35,7 @@ WATCH_SEED = 850_000
 PRETRAIN_STEPS = (900, 2000)
 """Steps of the backbone's two learning-rate cycles."""
 SCENE_SHARE = 0.75
-PHASES = (Phase(0.6, (144, 160, 176)), Phase(1.0, (208, 224)))
+PHASES = (Phase(0.65, (144, 160, 176)), Phase(1.0, (208, 224)))
 
 
 def watched_scenes(count: int, pairs: tuple[str, ...], first_seed: int = WATCH_SEED) -> Iterator[Labelled]:
@@ -80,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of coco_photos/ and bccd/")
     parser.add_argument("--output", type=Path, required=True, help="folder for checkpoints and the finished model")
-    parser.add_argument("--steps", type=int, default=6400, help="detection steps of 8 images")
+    parser.add_argument("--steps", type=int, default=4000, help="detection steps of 8 images")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the training process")
     parser.add_argument("--evaluate-every", type=int, default=1000, help="steps between evaluations")
     arguments = parser.parse_args()

@@ -46,6 +46,7 @@ def run_on_workers(work: Work, settings: Mapping[str, Any], workers: int, use_gp
             num_cpus=max(workers, os.cpu_count() or 1),
             object_store_memory=_OBJECT_STORE_BYTES,
             include_dashboard=False,
+            log_to_driver=False,
             logging_level=logging.ERROR,
         )
     try:
@@ -83,7 +84,7 @@ def _explain(error: BaseException) -> Exception:
     failures = getattr(error, "worker_failures", None) or {}
     causes = [*failures.values(), error]
     for cause in causes:
-        inner = getattr(cause, "cause", None) or cause
+        inner = getattr(cause, "_base_exc", None) or getattr(cause, "cause", None) or cause
         if isinstance(inner, ValueError | OSError):
             return UserError(str(inner))
     return RuntimeError(f"a training process failed: {causes[0]}")
