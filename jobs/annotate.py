@@ -1,0 +1,123 @@
+"""`groundlabel annotate`: label images and keep the labels in a run folder."""
+
+import argparse
+import sys
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from pipeline.config import AnnotateConfig, option_type
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.run import AnnotatePlan, AnnotateResult
+
+HELP = "Label images from class prompts: boxes and masks, kept in a run folder."
+EXAMPLE = """
+groundlabel annotate photos/ --classes "person, car, traffic light" --output run/
+groundlabel annotate photos/ --classes classes.yaml --output run/ --limit 100 --workers 2
+groundlabel annotate --config annotate.toml --dry-run
+groundlabel annotate --print-config > annotate.toml
+"""
+STATUS_FAILED_IMAGES = 3
+STATUS_INTERRUPTED = 130
+_SHOWN_FAILURES = 5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add an option for each field of `AnnotateConfig`, and those of the command itself."""
+    for option in fields(AnnotateConfig):
+        kind, _ = option_type(option.name)
+        text = option.metadata["help"].replace("%", "%%")
+        if option.name == "images":
+            parser.add_argument("images", nargs="?", default=None, help=text, metavar="IMAGES")
+            continue
+        flag = f"--{option.name.replace('_', '-')}"
+        if kind is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+            continue
+        if option.default not in (None, ""):
+            text += f" (default: {option.default})"
+        metavar = option.metadata.get("metavar", {int: "N", float: "X", str: "TEXT"}[kind])
+        parser.add_argument(flag, type=kind, default=None, help=text, metavar=metavar)
+    parser.add_argument("--config", metavar="FILE", help="TOML file of options; the command line wins over it")
+    parser.add_argument("--print-config", action="store_true", help="print all options as TOML and end")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what would be done, with time and memory from three of the images"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; 0 done, 3 done but images failed, 130 interrupted."""
+    config = config_from_arguments(arguments)
+    if arguments.print_config:
+        sys.stdout.write(config.to_toml())
+        return 0
+    for name, example in (("images", "photos/"), ("classes", '--classes "person, car"'), ("output", "--output run/")):
+        if not getattr(config, name):
+            raise UserError(f"{name} is missing: give {example}, or {name} in a --config file")
+    from pipeline.run import annotate, plan_annotate
+
+    if arguments.dry_run:
+        print(_describe_plan(plan_annotate(config.images, config.classes, config.output, config), config.output))
+        return 0
+    result = annotate(config.images, config.classes, config.output, config)
+    return _report(result, config.output)
+
+
+def config_from_arguments(arguments: argparse.Namespace) -> AnnotateConfig:
+    """Return the options of the config file, if one is given, overlaid with those of the command line.
+
+    Raises:
+        UserError: The file or a value is wrong.
+    """
+    given: dict[str, Any] = {option.name: getattr(arguments, option.name) for option in fields(AnnotateConfig)}
+    base = AnnotateConfig.from_toml(arguments.config) if arguments.config else AnnotateConfig()
+    return base.merged({name: value for name, value in given.items() if value is not None})
+
+
+def _report(result: "AnnotateResult", output: str) -> int:
+    """Print what was done; returns the exit status."""
+    from pipeline.engine.progress import format_duration
+
+    if result.interrupted:
+        print(
+            f"Stopped: {result.computed} images labelled, {result.missing} left. "
+            f"What is done is kept in {output}; run the same command again to go on.",
+            file=sys.stderr,
+        )
+        return STATUS_INTERRUPTED
+    if result.computed:
+        speed = result.computed / result.seconds if result.seconds > 0 else 0.0
+        print(
+            f"{result.computed} images labelled in {format_duration(result.seconds)} ({speed:.2f} images/s); "
+            f"{output} has {result.rows} images with {result.instances} instances."
+        )
+    else:
+        print(f"Nothing to do: {output} has all {result.rows} images, with {result.instances} instances.")
+    if result.failed:
+        for row in result.failed[:_SHOWN_FAILURES]:
+            print(f"  {row.path!r}: {row.reason}", file=sys.stderr)
+        rest = len(result.failed) - _SHOWN_FAILURES
+        more = f"  … and {rest} more\n" if rest > 0 else ""
+        where = f"{output.rstrip('/')}/failed.csv"
+        print(f"{more}{len(result.failed)} of {result.rows} images failed; why is in {where}", file=sys.stderr)
+    print(f"Next: `groundlabel review {output}` or `groundlabel export {output} --format coco --output FOLDER`")
+    return STATUS_FAILED_IMAGES if result.failed else 0
+
+
+def _describe_plan(plan: "AnnotatePlan", output: str) -> str:
+    from pipeline.engine.progress import format_duration
+
+    lines = [
+        f"{plan.images} images in {plan.images_root}: {plan.done} are in {output} already, "
+        f"{plan.todo} would be labelled.",
+    ]
+    if plan.seconds_per_image is not None:
+        total = plan.load_seconds + plan.todo * plan.seconds_per_image / plan.workers
+        lines.append(
+            f"About {format_duration(total)} with {plan.workers} worker(s): {plan.seconds_per_image:.2f} s an image, "
+            f"measured on up to three of them, and {format_duration(plan.load_seconds)} to load the models."
+        )
+    lines.append(f"About {plan.peak_bytes / 1024**3:.1f} GiB of memory a worker.")
+    lines.append("Nothing was written.")
+    return "\n".join(lines)

@@ -1,0 +1,31 @@
+"""`groundlabel bench NAME`: measurements; each is a module here with what a command module has."""
+
+import argparse
+from importlib import import_module
+from typing import cast
+
+from jobs.cli import Command, add_command
+
+HELP = "Measure speed and quality on this machine."
+EXAMPLE = """
+groundlabel bench engine --n 64
+groundlabel bench tiny --n 100
+"""
+BENCHES = {"engine": "jobs.bench.engine", "tiny": "jobs.bench.tiny"}
+"""Bench -> the module that runs it."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add a sub-command for each bench."""
+    benches = parser.add_subparsers(dest="bench", metavar="BENCH", required=True)
+    for name in BENCHES:
+        add_command(benches, name, _load(name))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the bench; returns its status."""
+    return _load(arguments.bench).run(arguments)
+
+
+def _load(name: str) -> Command:
+    return cast(Command, import_module(BENCHES[name]))
