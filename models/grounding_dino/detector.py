@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GroundingDinoProcessor, PreTrainedTokenizerBase
 from transformers.image_transforms import get_size_with_aspect_ratio
 
@@ -98,7 +98,8 @@ class GroundingDinoDetector:
     ) -> None:
         if not ontology.prompts:
             raise ValueError("the ontology has no prompt to look for")
-        self.model = model.eval().to(device)
+        self.model = model
+        nn.Module.to(nn.Module.eval(model), device)
         self.device = torch.device(device)
         self._image_processor = processor.image_processor
         size = self._image_processor.size
@@ -166,8 +167,7 @@ class GroundingDinoDetector:
             raise ValueError(f"images of one batch must have one resized size, not {sorted(sizes)}")
         scores, tops, boxes = self.score(images)
         return [
-            self._to_detections(image.shape[:2], scores[row], tops[row], boxes[row])
-            for row, image in enumerate(images)
+            self._to_detections(image.shape[:2], scores[row], tops[row], boxes[row]) for row, image in enumerate(images)
         ]
 
     @torch.inference_mode()

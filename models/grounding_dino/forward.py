@@ -137,10 +137,7 @@ def encode_image(model: GroundingModel, pixel_values: Tensor) -> ImageFeatures:
         level_mask = torch.ones((len(mask), *maps[-1].shape[-2:]), dtype=torch.bool, device=mask.device)
         positions.append(core.backbone.position_embedding(maps[-1], level_mask).to(maps[-1].dtype))
     tokens = torch.cat([level_map.flatten(2).transpose(1, 2) for level_map in maps], dim=1)
-    placed = [
-        position.flatten(2).transpose(1, 2) + core.level_embed[level]
-        for level, position in enumerate(positions)
-    ]
+    placed = [position.flatten(2).transpose(1, 2) + core.level_embed[level] for level, position in enumerate(positions)]
     return ImageFeatures(tokens, torch.cat(placed, dim=1), [(m.shape[-2], m.shape[-1]) for m in maps])
 
 

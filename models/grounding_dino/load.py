@@ -12,6 +12,7 @@ from transformers import (
     GroundingDinoProcessor,
     MMGroundingDinoForObjectDetection,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from models.grounding_dino.closed_set import ClassTokens, ClosedSetDetector, read_class_tokens, write_class_tokens
 from models.grounding_dino.detector import DetectorSettings, GroundingDinoDetector
@@ -54,6 +55,7 @@ def read_grounding_dino(folder: Path) -> tuple[GroundingModel, GroundingDinoProc
     kind = _model_type(folder / "config.json")
     if kind not in _CLASSES:
         raise ValueError(f"{folder} holds a {kind}; a detector is one of {', '.join(_CLASSES)}")
+    disable_progress_bar()
     try:
         model, report = _CLASSES[kind].from_pretrained(
             folder, dtype=torch.float32, attn_implementation={"text_config": "sdpa"}, output_loading_info=True

@@ -139,9 +139,7 @@ def mosaic(four: Sequence[Labelled], size_hw: tuple[int, int]) -> Labelled:
     return Labelled(canvas, np.concatenate(boxes), tuple(names))
 
 
-def jitter_colour(
-    rng: np.random.Generator, image: NDArray[np.uint8], strength: float
-) -> NDArray[np.uint8]:
+def jitter_colour(rng: np.random.Generator, image: NDArray[np.uint8], strength: float) -> NDArray[np.uint8]:
     """Change brightness, contrast and saturation by up to `strength` (a share) each."""
     picture = Image.fromarray(image)
     for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):

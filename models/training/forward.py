@@ -99,9 +99,7 @@ class DenoisingTrainer(nn.Module):
         references = selection.chosen_boxes_logit().sigmoid().detach()
         denoising = make_denoising(batch.targets, batch.span_maps, self.config, generator)
         if denoising is None:
-            decoded = decode(
-                self.model, encoded, content, references, look_forward_twice=self.look_forward_twice
-            )
+            decoded = decode(self.model, encoded, content, references, look_forward_twice=self.look_forward_twice)
             return TrainingOutput(decoded, selection, None, None)
         names = self.name_content(denoising.prompts @ text.tokens)
         decoded = decode(

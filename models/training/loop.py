@@ -133,18 +133,14 @@ class Loop:
     ) -> None:
         self.config, self.weights, self.output = config, weights, output
         self.device = torch.device(device)
-        self.trainer = trainer.to(self.device, memory_format=torch.channels_last)
-        self.average = AveragedModel(
-            self.trainer, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=False
-        )
+        self.trainer = trainer.to(self.device).to(memory_format=torch.channels_last)
+        self.average = AveragedModel(self.trainer, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=False)
         self._batches, self._evaluate, self._keep_best = batches, evaluate, keep_best
         self._distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         self._runner: nn.Module = (
             DistributedDataParallel(self.trainer, find_unused_parameters=True) if self._distributed else self.trainer
         )
-        self._optimiser = torch.optim.AdamW(
-            self._groups(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
+        self._optimiser = torch.optim.AdamW(self._groups(), lr=config.learning_rate, weight_decay=config.weight_decay)
         self._rates = [group["lr"] for group in self._optimiser.param_groups]
         self.step, self.best, self._spent = 0, float("-inf"), 0.0
         output.mkdir(parents=True, exist_ok=True)
@@ -240,7 +236,7 @@ class Loop:
     def _log(self, terms: Mapping[str, float]) -> None:
         if self._is_first:
             absent = dict.fromkeys((f"{name}_denoising" for name in ("focal", "l1", "giou")), 0.0)
-            row = {"step": self.step, "minutes": round(self._spent / 60, 2), **terms, **(absent | terms)}
+            row = {"step": self.step, "minutes": round(self._spent / 60, 2), **absent, **terms}
             self._append("log.csv", {name: f"{value:.5g}" for name, value in row.items()})
 
     def _append(self, name: str, row: Mapping[str, object]) -> None:

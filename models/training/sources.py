@@ -74,9 +74,7 @@ class SceneSource:
                 expressions = [Referring(mirror_expression(e.text), e.object_index) for e in expressions]
             return ask_for_expressions(rng, image, boxes, expressions, self._untrue(rng, scene))
         labelled = crop_resize(Labelled(scene.image, scene.boxes_xyxy, scene.labels), window, size_hw)
-        return ask_for_names(
-            rng, flip_horizontal(labelled) if flip else labelled, self.vocabulary, self.sampling
-        )
+        return ask_for_names(rng, flip_horizontal(labelled) if flip else labelled, self.vocabulary, self.sampling)
 
     def _untrue(self, rng: np.random.Generator, scene: Scene) -> list[str]:
         """Draw up to 4 expressions whose object is surely not in the scene: no shape of that name and colour."""
