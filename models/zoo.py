@@ -61,7 +61,7 @@ _ENTRIES = (
     ZooEntry("mm-grounding-dino-tiny", "detector", 173, 690, _FREE, "Swin-T", f"{_MM}_tiny_o365v1_goldg_v3det"),
     ZooEntry("mm-grounding-dino-base", "detector", 233, 930, _FREE, "Swin-B", f"{_MM}_base_all"),
     ZooEntry("mm-grounding-dino-large", "detector", 343, 1370, _FREE, "Swin-L, the strongest", f"{_MM}_large_all"),
-    ZooEntry("tiny-sam", "segmenter", 2.6, 6, _FREE, "small, on any processor"),
+    ZooEntry("tiny-sam", "segmenter", 1.5, 3, _FREE, "small, on any processor"),
     ZooEntry("sam-vit-base", "segmenter", 94, 375, _FREE, "by transformers", "facebook/sam-vit-base"),
     ZooEntry("sam-vit-large", "segmenter", 312, 1250, _FREE, "by transformers", "facebook/sam-vit-large"),
     ZooEntry("sam-vit-huge", "segmenter", 641, 2560, _FREE, "by transformers", "facebook/sam-vit-huge"),
@@ -156,7 +156,8 @@ def _from_hub(name: str, source: str) -> Path:
         raise FileNotFoundError(
             f"model {name!r} is not on this machine and the hub cannot be reached. On a machine with network run "
             f"`hf download {source} --local-dir {Path(source).name}`, copy that folder (config.json, "
-            "preprocessor_config.json, tokenizer files, model.safetensors) here, and give its path instead of the name"
+            "preprocessor_config.json, tokenizer files, model.safetensors) here, and instead of the name give its "
+            f"path, ./{Path(source).name}"
         ) from error
 
 

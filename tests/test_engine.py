@@ -183,6 +183,38 @@ def test_worker_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert np.array_equal(record.instances.detections.boxes_xyxy, [[0, 0, 8, 12]])
 
 
+@pytest.mark.parametrize(("failures", "starts"), [(0, 1), (2, 3), (3, 3)])
+def test_ray_gets_three_attempts_to_start(monkeypatch: pytest.MonkeyPatch, failures: int, starts: int) -> None:
+    class SlowNode(ray._private.node.Node):
+        killed = 0
+
+        def __init__(self) -> None:
+            raise Exception("The current node timed out during startup.")
+
+        def kill_all_processes(
+            self, check_alive: bool = True, allow_graceful: bool = False, wait: bool = False
+        ) -> None:
+            SlowNode.killed += 1
+
+    calls = []
+
+    def init(**options: object) -> None:
+        calls.append(options)
+        if len(calls) <= failures:
+            SlowNode()
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray._private.worker, "print_to_stdstream", print)
+    if failures == 3:
+        with pytest.raises(UserError, match="Ray did not start in 3 attempts"):
+            start_ray(1)
+    else:
+        start_ray(1)
+    assert len(calls) == starts
+    assert SlowNode.killed == failures
+    assert calls[0]["address"] == "local"
+
+
 def test_default_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert default_threads(2) == 5

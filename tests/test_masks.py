@@ -63,7 +63,7 @@ def test_what_is_no_rle(broken: dict) -> None:  # type: ignore[type-arg]
 
 @pytest.mark.parametrize("count", [255, 256, 600])
 def test_areas_of_more_masks_than_a_byte_counts(count):
-    """pycocotools 2.0.11 with numpy 2 overflows from 256 masks a call on."""
+    """In pycocotools 2.0.11 with numpy 2 the area overflows from 256 masks a call on."""
     mask = np.zeros((4, 5), bool)
     mask[1:3, 1:4] = True
     assert mask_areas([encode_mask(mask)] * count).tolist() == [6] * count

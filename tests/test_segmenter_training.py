@@ -16,14 +16,8 @@ from models.masks import encode_mask
 from models.sam.tiny_network import TinySam, TinySamConfig
 from models.training import segmenter_data
 from models.training.scenes import SceneConfig
-from models.training.segmenter import (
-    SegmenterRecipe,
-    SegmenterTrainer,
-    collate,
-    draw_samples,
-    learning_rate_factor,
-    train_segmenter,
-)
+from models.training.segmenter import SegmenterTrainer, learning_rate_factor, train_segmenter
+from models.training.segmenter_batch import SegmenterRecipe, collate, draw_samples
 from models.training.segmenter_data import (
     MaskedImage,
     is_held_out,
