@@ -80,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of coco_photos/ and bccd/")
     parser.add_argument("--output", type=Path, required=True, help="folder for checkpoints and the finished model")
-    parser.add_argument("--steps", type=int, default=4000, help="detection steps of 8 images")
+    parser.add_argument("--steps", type=int, default=3700, help="detection steps of 8 images")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the training process")
     parser.add_argument("--evaluate-every", type=int, default=1000, help="steps between evaluations")
     arguments = parser.parse_args()
