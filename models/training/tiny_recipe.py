@@ -10,12 +10,15 @@ import argparse
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
 from transformers import GroundingDinoProcessor, MMGroundingDinoForObjectDetection
 
 from models.grounding_dino.detector import GroundingDinoDetector
+from models.grounding_dino.forward import GroundingModel
+from models.grounding_dino.load import write_grounding_dino
 from models.ontology import Ontology
 from models.training.augment import Labelled
 from models.training.batches import Phase, StepBatches
@@ -112,8 +115,7 @@ def main() -> None:
     best = arguments.output / "model"
 
     def keep(averaged: nn.Module) -> None:
-        averaged.save_pretrained(best)  # type: ignore[operator]
-        processor.save_pretrained(best)
+        write_grounding_dino(best, cast(GroundingModel, averaged), processor, PROMPTS_PER_PASS)
 
     validation = CocoSource(blood / "val.json", blood / "images")
     loop = Loop(
