@@ -1,19 +1,29 @@
 """Training in two processes: they see other images and end with the same weights."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import torch
 
 from models.training.finetune_config import FinetuneConfig
+from pipeline.engine.actors import start_ray
 from pipeline.errors import UserError
 from pipeline.training import train
 from tests.tiny_training import write_scenes, write_small_detector
 
 pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_ray() -> Iterator[None]:
+    """Start Ray once for this file: each start costs more than the training."""
+    start_ray(2)
+    yield
+    ray.shutdown()
 
 
 def train_and_compare(settings: Mapping[str, Any], device: str) -> None:

@@ -3,7 +3,6 @@
 The training loop in them is plain PyTorch. On GPUs they talk by NCCL, a GPU each; on the processor by Gloo.
 """
 
-import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -15,12 +14,11 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from pipeline.engine.actors import default_threads
+from pipeline.engine.actors import default_threads, start_ray
 from pipeline.errors import UserError
 
 Work = Callable[[Mapping[str, Any], str], None]
 """Takes the settings and the process's device, such as `cpu` or `cuda:0`."""
-_OBJECT_STORE_BYTES = 100 * 1024**2
 _TIMEOUT_SECONDS = 3600
 
 
@@ -38,17 +36,9 @@ def run_on_workers(work: Work, settings: Mapping[str, Any], workers: int, use_gp
         UserError: There are fewer GPUs than workers, or a worker found something wrong in what the user gave.
         RuntimeError: A worker failed otherwise.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     owned = not ray.is_initialized()
     if owned:
-        ray.init(
-            address="local",
-            num_cpus=max(workers, os.cpu_count() or 1),
-            object_store_memory=_OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        start_ray(max(workers, os.cpu_count() or 1))
     try:
         gpus = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
         if use_gpu and gpus < workers:
