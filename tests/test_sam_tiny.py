@@ -11,21 +11,11 @@ from numpy.typing import NDArray
 from models.detections import Detections
 from models.masks import decode_mask, mask_iou
 from models.sam.tiny import BUNDLED, TinySamSegmenter, load_tiny_sam, read_tiny_sam, save_tiny_sam, window_pixels
-from models.sam.tiny_network import TinySam, TinySamConfig, window_geometry
+from models.sam.tiny_network import TinySam, window_geometry
 from models.training.scenes import SceneConfig
 from models.training.segmenter_eval import report_on, validation_scenes
+from tests.small_sam import SMALL
 
-SMALL = TinySamConfig(
-    image_size=64,
-    stem_channels=8,
-    stage_channels=(8, 8, 16, 16),
-    stage_blocks=(1, 1, 1, 1),
-    prompt_dim=16,
-    cells=8,
-    heads=2,
-    depth=1,
-    mlp_dim=16,
-)
 BOXES = [[10, 12, 90, 80], [60, 5, 140, 100], [-30, 30, 400, 95], [100, 60, 118, 90], [20, 20, 20, 20]]
 
 

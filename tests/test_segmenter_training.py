@@ -13,7 +13,7 @@ from PIL import Image as PillowImage
 from models.detections import Detections, Instances
 from models.interfaces import Image
 from models.masks import encode_mask
-from models.sam.tiny_network import TinySam, TinySamConfig
+from models.sam.tiny_network import TinySam
 from models.training import segmenter_data
 from models.training.scenes import SceneConfig
 from models.training.segmenter import SegmenterTrainer, learning_rate_factor, train_segmenter
@@ -30,18 +30,8 @@ from models.training.segmenter_data import (
 )
 from models.training.segmenter_eval import box_baselines, evaluate_segmenter, report_on, validation_scenes
 from models.training.segmenter_loss import segmenter_loss
+from tests.small_sam import SMALL
 
-SMALL = TinySamConfig(
-    image_size=64,
-    stem_channels=8,
-    stage_channels=(8, 8, 16, 16),
-    stage_blocks=(1, 1, 1, 1),
-    prompt_dim=16,
-    cells=8,
-    heads=2,
-    depth=1,
-    mlp_dim=16,
-)
 SCENES = SceneConfig(size=64, max_objects=3)
 
 
