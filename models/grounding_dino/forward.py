@@ -21,6 +21,8 @@ from transformers.models.grounding_dino.modeling_grounding_dino import (
     generate_masks_with_special_tokens_and_transfer_map,
 )
 
+from models.grounding_dino.enhancer import run_enhancer
+
 GroundingModel: TypeAlias = GroundingDinoForObjectDetection | MMGroundingDinoForObjectDetection
 TextLevel: TypeAlias = Literal["sub-sentence", "word", "sentence"]
 
@@ -105,6 +107,21 @@ class Selection:
     def chosen_logits(self) -> Tensor:
         """(B, Q, T), the chosen tokens' similarities, with gradient."""
         return self.logits.gather(1, self.chosen[..., None].expand(-1, -1, self.logits.shape[-1]))
+
+
+@dataclass(frozen=True, eq=False)
+class QueryStart:
+    """What the decoder starts from.
+
+    Attributes:
+        content: (B, Q, d).
+        references: (B, Q, 4), the anchors cx cy w h in [0, 1], without gradient where they come from the encoder.
+        selection: What query selection saw; None where the anchors are learned.
+    """
+
+    content: Tensor
+    references: Tensor
+    selection: Selection | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,8 +215,23 @@ def encode_text(
 
 
 def enhance(model: GroundingModel, image: ImageFeatures, text: TextFeatures) -> Encoded:
-    """Run the feature enhancer: fusion, text self-attention, deformable self-attention, layer by layer."""
+    """Run the feature enhancer: fusion, text self-attention, deformable self-attention, layer by layer.
+
+    With gradients these are transformers' own layers, without they are those of `run_enhancer`; the numbers are the same.
+    """
     core = model.model
+    if not (torch.is_grad_enabled() or core.training):
+        vision, enhanced = run_enhancer(
+            core.encoder,
+            image.tokens,
+            image.positions,
+            image.level_hw,
+            text.tokens,
+            text.token_mask,
+            text.phrase_mask,
+            text.position_ids,
+        )
+        return Encoded(vision, enhanced, image, text.token_mask)
     count = len(image.tokens)
     no_padding = torch.zeros(image.tokens.shape[:2], dtype=torch.bool, device=image.tokens.device)
     valid_ratios = image.tokens.new_ones((count, len(image.level_hw), 2))
@@ -250,6 +282,25 @@ def query_content(model: GroundingModel, selection: Selection) -> Tensor:
     return selection.features.gather(1, selection.chosen[..., None].expand(-1, -1, dims)).detach()
 
 
+def start_queries(model: GroundingModel, encoded: Encoded) -> QueryStart:
+    """Choose content and anchors of the queries, by `config.two_stage` and `config.embedding_init_target`.
+
+    Two-stage models take their anchors from the image: mixed selection with learned content (DINO, section 3.4), pure
+    selection with the image's own. Others have learned content and learned anchors, `reference_points` of (Q, 4)
+    before the sigmoid.
+
+    Source: Zhang et al. 2022 (DINO), section 3.4; Liu et al. 2022 (DAB-DETR), section 4 for learned anchors.
+    """
+    if model.config.two_stage:
+        selection = select_queries(model, encoded)
+        references = selection.chosen_boxes_logit().sigmoid().detach()
+        return QueryStart(query_content(model, selection), references, selection)
+    count = len(encoded.vision)
+    content = model.model.query_position_embeddings.weight.expand(count, -1, -1)
+    references = model.model.reference_points.weight.sigmoid().expand(count, -1, -1)
+    return QueryStart(content, references, None)
+
+
 def decode(
     model: GroundingModel,
     encoded: Encoded,
@@ -264,7 +315,7 @@ def decode(
         model: The model.
         encoded: What `enhance` returned, B images.
         content: (B, Q, d), the queries' content.
-        references: (B, Q, 4), the anchors cx cy w h in [0, 1].
+        references: (B, Q, 4), the anchors cx cy w h in [0, 1]; learned ones get a gradient.
         attention_blocked: (Q, Q) bool, True where a query must not see another; None lets all see all.
         look_forward_twice: The box of layer i also trains layer i - 1's refinement (DINO, section 3.5).
 
@@ -277,8 +328,7 @@ def decode(
     if attention_blocked is not None:
         attention_blocked = attention_blocked.to(content.dtype) * lowest
     levels = len(encoded.image.level_hw)
-    hidden, references = content, references.detach()
-    previous = references
+    hidden, previous = content, references
     all_logits, all_boxes = [], []
     for index, layer in enumerate(decoder.layers):
         positions = encode_sinusoidal_position_embedding(references, num_pos_feats=model.config.d_model // 2)
@@ -295,7 +345,7 @@ def decode(
             self_attn_mask=attention_blocked,
         )[0]
         normed = decoder.layer_norm(hidden)
-        origin = previous if look_forward_twice else previous.detach()
+        origin = previous if look_forward_twice or index == 0 else previous.detach()
         all_boxes.append((model.bbox_embed[index](normed) + torch.special.logit(origin, eps=1e-5)).sigmoid())
         logits = model.class_embed[index](normed, encoded.text, encoded.token_mask)
         all_logits.append(logits[..., : encoded.text.shape[1]])
@@ -311,6 +361,6 @@ def predict(model: GroundingModel, image: ImageFeatures, text: TextFeatures) -> 
         Token logits (B, Q, T), -inf on padding, and boxes (B, Q, 4), cx cy w h in [0, 1].
     """
     encoded = enhance(model, image, text)
-    selection = select_queries(model, encoded)
-    decoded = decode(model, encoded, query_content(model, selection), selection.chosen_boxes_logit().sigmoid())
+    start = start_queries(model, encoded)
+    decoded = decode(model, encoded, start.content, start.references)
     return decoded.logits[-1], decoded.boxes[-1]

@@ -85,7 +85,7 @@ def _layer_losses(
 
 def grounding_loss(
     decoded: Decoded,
-    selection: Selection,
+    selection: Selection | None,
     targets: Sequence[Target],
     denoised: Decoded | None = None,
     denoising: Denoising | None = None,
@@ -97,7 +97,7 @@ def grounding_loss(
 
     Args:
         decoded: The matching queries' predictions, all layers.
-        selection: What query selection saw; its chosen boxes are trained too (two-stage loss).
+        selection: What query selection saw; its chosen boxes are trained too (two-stage loss). None leaves that out.
         targets: One an image; a batch without any object trains the background alone.
         denoised: The denoising queries' predictions, or None without denoising.
         denoising: What they should have predicted.
@@ -111,10 +111,10 @@ def grounding_loss(
     """
     found = float(sum(len(target.boxes) for target in targets)) if world_boxes is None else world_boxes
     normaliser = max(found, 1.0)
-    encoder_logits = selection.chosen_logits()
-    encoder_boxes = selection.chosen_boxes_logit().sigmoid()
-    logits = torch.cat([decoded.logits, encoder_logits[None]])
-    boxes = torch.cat([decoded.boxes, encoder_boxes[None]])
+    logits, boxes = decoded.logits, decoded.boxes
+    if selection is not None:
+        logits = torch.cat([logits, selection.chosen_logits()[None]])
+        boxes = torch.cat([boxes, selection.chosen_boxes_logit().sigmoid()[None]])
     assignments = match(logits, boxes, targets, costs)
     last = len(decoded.logits) - 1
     losses: dict[str, Tensor] = {}

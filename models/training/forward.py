@@ -16,8 +16,7 @@ from models.grounding_dino.forward import (
     encode_image,
     encode_text,
     enhance,
-    query_content,
-    select_queries,
+    start_queries,
 )
 from models.training.denoising import Denoising, DenoisingConfig, attention_blocked, make_denoising
 from models.training.matcher import Target
@@ -54,10 +53,10 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class TrainingOutput:
-    """All that the criterion wants of one forward pass."""
+    """All that the criterion wants of one forward pass; `selection` is None where the anchors are learned."""
 
     decoded: Decoded
-    selection: Selection
+    selection: Selection | None
     denoised: Decoded | None
     denoising: Denoising | None
 
@@ -94,9 +93,8 @@ class DenoisingTrainer(nn.Module):
         """Run the model on a batch; `generator` (CPU) draws the denoising noise."""
         text = self.read_text(batch)
         encoded = enhance(self.model, encode_image(self.model, batch.pixel_values), text)
-        selection = select_queries(self.model, encoded)
-        content = query_content(self.model, selection)
-        references = selection.chosen_boxes_logit().sigmoid().detach()
+        start = start_queries(self.model, encoded)
+        content, references, selection = start.content, start.references, start.selection
         denoising = make_denoising(batch.targets, batch.span_maps, self.config, generator)
         if denoising is None:
             decoded = decode(self.model, encoded, content, references, look_forward_twice=self.look_forward_twice)
