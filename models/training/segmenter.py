@@ -211,7 +211,8 @@ def main() -> None:
     network = train_segmenter(
         options.output, options.photos, recipe, TinySamConfig(), minutes=options.minutes, resume=options.resume
     )
-    evaluate_segmenter(TinySamSegmenter(network), options.photos)
+    for report in evaluate_segmenter(TinySamSegmenter(network), options.photos):
+        print(report, flush=True)
 
 
 if __name__ == "__main__":

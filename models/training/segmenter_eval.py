@@ -122,7 +122,7 @@ def report_on(name: str, segmenter: Segmenter, samples: Iterator[MaskedImage]) -
 def evaluate_segmenter(
     segmenter: Segmenter, photos: Path | None = None, scenes: int = 300, config: SceneConfig | None = None
 ) -> list[SegmenterReport]:
-    """Measure a segmenter with true boxes and print a line a set.
+    """Measure a segmenter with true boxes.
 
     Args:
         segmenter: What is measured.
@@ -139,8 +139,6 @@ def evaluate_segmenter(
     reports = []
     if scenes:
         reports.append(report_on("scenes", segmenter, validation_scenes(scenes, config or SceneConfig())))
-        print(reports[-1], flush=True)
     if photos is not None:
         reports.append(report_on("photos kept out of training", segmenter, validation_photos(photos)))
-        print(reports[-1], flush=True)
     return reports
