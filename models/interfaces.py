@@ -28,7 +28,8 @@ class Detector(Protocol):
             images: (H, W, 3) uint8 RGB each; the list may be empty.
 
         Returns:
-            One `Detections` an image, in order, before NMS, each score at or above its class's threshold.
+            One `Detections` an image, in order, before NMS, each score at or above its class's threshold; a box that a
+            negative prompt took has the class id 0.
 
         Raises:
             ValueError: An image is not (H, W, 3) uint8, or resized sizes differ.

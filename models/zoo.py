@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -198,6 +199,7 @@ def load_detector(
     text_threshold: float | None = None,
     size: int | None = None,
     prompts_per_pass: int | None = None,
+    prefilter: int | None = None,
     device: str = "auto",
 ) -> Detector:
     """Load a detector for an ontology.
@@ -209,6 +211,7 @@ def load_detector(
         text_threshold: Least probability of the best token of a box's prompt, likewise; None for .25.
         size: Shorter side to which images are resized, pixels; None for the model's own.
         prompts_per_pass: Most prompts a text pass; None for the model's own, or as many as fit.
+        prefilter: Classes that an image is asked for after a cheap first look; None for all.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
 
     Raises:
@@ -218,26 +221,30 @@ def load_detector(
     path = resolve(name, "detector")
     from models.grounding_dino.detector import BOX_THRESHOLD, TEXT_THRESHOLD, DetectorSettings
     from models.grounding_dino.load import load_grounding_dino
+    from models.grounding_dino.text_cache import TextCache, default_cache_folder
 
     settings = DetectorSettings(
         BOX_THRESHOLD if box_threshold is None else box_threshold,
         TEXT_THRESHOLD if text_threshold is None else text_threshold,
         size,
         prompts_per_pass,
+        prefilter=prefilter,
     )
-    return load_grounding_dino(path, ontology, settings, pick_device(device))
+    cache = TextCache(default_cache_folder(), partial(model_fingerprint, str(path)))
+    return load_grounding_dino(path, ontology, settings, pick_device(device), cache)
 
 
-def load_segmenter(name: str, device: str = "auto", boxes_per_chunk: int = 64) -> Segmenter:
+def load_segmenter(name: str, device: str = "auto", boxes_per_chunk: int = 64, multimask: bool = False) -> Segmenter:
     """Load a segmenter.
 
     Args:
         name: Zoo name, hub id, local folder or `.pth` checkpoint.
         device: As for `load_detector`.
         boxes_per_chunk: Most boxes decoded at once.
+        multimask: Keep the best of three masks a box, by predicted IoU.
 
     Raises:
-        ValueError: The name is unknown, or a checkpoint is damaged.
+        ValueError: The name is unknown, a checkpoint is damaged, or the model makes only one mask a box.
         FileNotFoundError: The files are not here and cannot be fetched.
     """
     path = resolve(name, "segmenter")
@@ -245,14 +252,16 @@ def load_segmenter(name: str, device: str = "auto", boxes_per_chunk: int = 64) -
     if path.is_file():
         from models.sam.original import load_original_sam
 
-        return load_original_sam(path, chosen, boxes_per_chunk)
+        return load_original_sam(path, chosen, boxes_per_chunk, multimask)
     if _model_type(path) == "tiny-sam":
+        if multimask:
+            raise ValueError(f"multimask: the segmenter {name!r} makes one mask a box; use a SAM, as sam-vit-base")
         from models.sam.tiny import load_tiny_sam
 
         return load_tiny_sam(chosen, boxes_per_chunk, path)
     from models.sam.hf import load_hf_sam
 
-    return load_hf_sam(path, chosen, boxes_per_chunk)
+    return load_hf_sam(path, chosen, boxes_per_chunk, multimask)
 
 
 def _model_type(folder: Path) -> str | None:

@@ -8,7 +8,10 @@ import torch
 
 from models.class_spec import ClassSpec
 from models.grounding_dino.detector import DetectorSettings, GroundingDinoDetector
+from models.grounding_dino.passes import PassScores
 from models.ontology import Ontology
+from pipeline.config import FilterSettings
+from pipeline.filters import filter_detections
 from tests.grounding_models import PROMPTS_20, picture
 
 ANY = DetectorSettings(box_threshold=0.0, text_threshold=0.0)
@@ -31,7 +34,8 @@ def fixed_scores(detector: GroundingDinoDetector, scores: list[list[float]], mon
     """Make the detector's model say these scores, a row a query; boxes lie side by side."""
     table = np.array(scores, np.float32)
     boxes = np.array([[0.1 + 0.1 * row, 0.5, 0.1, 0.2] for row in range(len(table))], np.float32)
-    monkeypatch.setattr(detector, "score", lambda images: (table[None], table[None], boxes[None]))
+    found = PassScores(list(range(table.shape[1])), table[None], table[None], boxes[None])
+    monkeypatch.setattr(detector, "score_passes", lambda images: [found])
 
 
 @pytest.mark.parametrize("kind", ["grounding-dino", "mm-grounding-dino"])
@@ -90,8 +94,21 @@ def test_negative_prompts_take_boxes_away(make, monkeypatch: pytest.MonkeyPatch)
     detector = make(Ontology((ClassSpec(1, "a", ("a",)), ClassSpec(2, "b", ("b",))), negatives=("c",)))
     fixed_scores(detector, [[0.5, 0.7, 0.6], [0.5, 0.4, 0.9], [0.3, 0.2, 0.1]], monkeypatch)
     (found,) = detector([picture(60, 80)])
-    np.testing.assert_allclose(found.scores, [0.7, 0.3, 0.2])
-    assert found.class_ids.tolist() == [2, 1, 2]
+    np.testing.assert_allclose(found.scores, [0.9, 0.7, 0.3, 0.2])
+    assert found.class_ids.tolist() == [0, 2, 1, 2], "a box that a negative prompt took is there to be counted"
+    assert found.prompt_ids.tolist() == [2, 1, 0, 1]
+    kept, drops = filter_detections(found, FilterSettings(nms_iou=1.0))
+    np.testing.assert_allclose(kept.scores, [0.7, 0.3, 0.2])
+    assert drops == {("negative", 0): 1}
+
+
+def test_a_negative_prompt_takes_only_what_would_have_been_a_box(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    ontology = Ontology((ClassSpec(1, "a", ("a",)),), negatives=("c",))
+    detector = make(ontology, DetectorSettings(box_threshold=0.4, text_threshold=0.0))
+    fixed_scores(detector, [[0.3, 0.9], [0.5, 0.6]], monkeypatch)
+    (found,) = detector([picture(60, 80)])
+    np.testing.assert_allclose(found.scores, [0.6])
+    assert found.class_ids.tolist() == [0]
 
 
 def test_negative_prompts_are_in_every_pass(make) -> None:

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from transformers import GroundingDinoProcessor, PreTrainedTokenizerBase
 
 from models.class_spec import normalise_prompt
-from models.grounding_dino.detector import DetectorSettings, GroundingDinoDetector, TextPass
-from models.grounding_dino.forward import GroundingModel, TextFeatures
+from models.grounding_dino.detector import DetectorSettings, GroundingDinoDetector
+from models.grounding_dino.forward import GroundingModel, TextFeatures, TextLevel
 from models.grounding_dino.spans import PromptText
+from models.grounding_dino.text_cache import TextCache
+from models.grounding_dino.texts import TextPass
 from models.ontology import Ontology
 
 CLASSES_FILE = "classes.safetensors"
@@ -103,7 +105,13 @@ class ClosedSetDetector(GroundingDinoDetector):
         super().__init__(model, processor, ontology, settings, device)
 
     @torch.inference_mode()
-    def _encode_prompts(self, tokenizer: PreTrainedTokenizerBase, per_pass: int | None) -> list[TextPass]:
+    def _encode_prompts(
+        self, tokenizer: PreTrainedTokenizerBase, level: TextLevel, cache: TextCache | None
+    ) -> list[TextPass]:
+        if self._prefilter is not None:
+            raise ValueError(
+                "this detector is a closed set and asks for all its classes at once: it takes no prefilter"
+            )
         places = {name: place for place, name in enumerate(self._classes.names)}
         for prompt in self._prompts:
             if prompt.text not in places:

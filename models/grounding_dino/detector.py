@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import GroundingDinoProcessor, PreTrainedTokenizerBase
 from transformers.image_transforms import get_size_with_aspect_ratio
@@ -12,16 +13,12 @@ from transformers.image_transforms import get_size_with_aspect_ratio
 from models.boxes import FloatArray, clip_boxes, cxcywh_rel_to_xyxy
 from models.class_spec import ClassSpec
 from models.detections import Detections
-from models.grounding_dino.forward import (
-    GroundingModel,
-    TextFeatures,
-    TextLevel,
-    encode_image,
-    encode_text,
-    predict,
-)
+from models.grounding_dino.forward import GroundingModel, ImageFeatures, TextLevel, encode_image
 from models.grounding_dino.packing import pack_prompts
-from models.grounding_dino.spans import PromptText, join_prompts, prompt_tokens, span_scores, stack_texts
+from models.grounding_dino.passes import PassScores, run_passes
+from models.grounding_dino.prefilter import LOOK_SCALE, keep_classes, look
+from models.grounding_dino.text_cache import TextCache
+from models.grounding_dino.texts import PromptTexts, TextPass
 from models.interfaces import Image
 from models.ontology import Ontology
 
@@ -40,6 +37,7 @@ class DetectorSettings:
         size: Shorter side to which images are resized, pixels; None for the model's own.
         prompts_per_pass: Most prompts a text pass, the negatives among them; None for as many as fit.
         text_level: Which words of a text see each other; what the model was trained with.
+        prefilter: Classes that an image is asked for after a cheap first look at all of them; None asks for all.
 
     Raises:
         ValueError: A number is out of range.
@@ -50,6 +48,7 @@ class DetectorSettings:
     size: int | None = None
     prompts_per_pass: int | None = None
     text_level: TextLevel = "sub-sentence"
+    prefilter: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("box_threshold", "text_threshold"):
@@ -59,22 +58,16 @@ class DetectorSettings:
             raise ValueError(f"size must be at least 32 pixels, not {self.size}")
         if self.prompts_per_pass is not None and self.prompts_per_pass < 1:
             raise ValueError(f"prompts_per_pass must be at least 1, not {self.prompts_per_pass}")
-
-
-@dataclass(frozen=True, eq=False)
-class TextPass:
-    """One text pass: its prompts (indices into the ontology's), their text, and its encoded features."""
-
-    prompts: list[int]
-    text: PromptText
-    features: TextFeatures
+        if self.prefilter is not None and self.prefilter < 1:
+            raise ValueError(f"prefilter must be at least 1 class, not {self.prefilter}")
 
 
 class GroundingDinoDetector:
     """Runs Grounding DINO or MM-Grounding-DINO; satisfies `models.interfaces.Detector`.
 
     Text is encoded once, when the detector is made; the image backbone runs once an image for all text passes. Negative
-    prompts are part of every pass, so that each query can choose them.
+    prompts are part of every pass, so that each query can choose them; what they win over a box that would have been
+    found is returned with class id 0, for the filters to drop and count.
 
     Args:
         model: The model; it is put into evaluation mode and moved to `device`.
@@ -82,10 +75,11 @@ class GroundingDinoDetector:
         ontology: Classes and prompts.
         settings: Thresholds, size and packing.
         device: Where to run.
+        text_cache: Where encoded prompts are kept between runs; None keeps them nowhere.
 
     Raises:
-        ValueError: The ontology has no prompt, a prompt is too long or empty for the tokenizer, or the negatives leave
-            no room for the others.
+        ValueError: The ontology has no prompt, a prompt is too long or empty for the tokenizer, the negatives leave no
+            room for the others, or the model has no first stage that a prefilter could ask.
     """
 
     def __init__(
@@ -95,6 +89,7 @@ class GroundingDinoDetector:
         ontology: Ontology,
         settings: DetectorSettings = DetectorSettings(),
         device: torch.device | str = "cpu",
+        text_cache: TextCache | None = None,
     ) -> None:
         if not ontology.prompts:
             raise ValueError("the ontology has no prompt to look for")
@@ -112,42 +107,43 @@ class GroundingDinoDetector:
         by_class = {spec.id: spec for spec in ontology.classes}
         self._box_thresholds = self._per_prompt(by_class, "box_threshold", settings.box_threshold)
         self._text_thresholds = self._per_prompt(by_class, "text_threshold", settings.text_threshold)
-        self._text_level = settings.text_level
-        self._passes = self._encode_prompts(processor.tokenizer, settings.prompts_per_pass)
+        self._prefilter = settings.prefilter
+        if self._prefilter is not None and not model.config.two_stage:
+            raise ValueError("the prefilter asks a detector's first stage, and this one has none; leave it off")
+        self._per_pass = settings.prompts_per_pass
+        self._passes = self._encode_prompts(processor.tokenizer, settings.text_level, text_cache)
 
     def _per_prompt(self, by_class: dict[int, ClassSpec], name: str, default: float) -> FloatArray:
         values = [getattr(by_class.get(prompt.class_id), name, None) for prompt in self._prompts]
         return np.array([default if value is None else value for value in values], np.float32)
 
     @torch.inference_mode()
-    def _encode_prompts(self, tokenizer: PreTrainedTokenizerBase, per_pass: int | None) -> list[TextPass]:
-        tokens = [prompt_tokens(tokenizer, prompt.text) for prompt in self._prompts]
+    def _encode_prompts(
+        self, tokenizer: PreTrainedTokenizerBase, level: TextLevel, cache: TextCache | None
+    ) -> list[TextPass]:
+        texts = [prompt.text for prompt in self._prompts]
+        self._texts = PromptTexts(self.model, tokenizer, texts, level, self.device, cache)
+        return self._compose_passes(np.flatnonzero(self._class_ids))
+
+    def _compose_passes(self, asked: NDArray[np.int64]) -> list[TextPass]:
+        """Pack some prompts, given by their indices, and all negative ones into the fewest passes."""
+        lengths = [len(ids) for ids in self._texts.tokens]
+        negative = np.flatnonzero(self._class_ids == 0).tolist()
         limit = self.model.config.max_text_len
-        for prompt, ids in zip(self._prompts, tokens, strict=True):
-            if len(ids) + 3 > limit:
-                raise ValueError(f"prompt {prompt.text!r} has {len(ids)} tokens, the model takes {limit - 3}: shorten")
-        asked = [prompt.index for prompt in self._prompts if prompt.class_id]
-        negative = [prompt.index for prompt in self._prompts if not prompt.class_id]
-        taken = sum(len(tokens[index]) + 1 for index in negative)
-        longest = max(asked, key=lambda index: len(tokens[index]))
-        if taken + len(tokens[longest]) + 3 > limit:
+        taken = sum(lengths[index] + 1 for index in negative)
+        longest = max(asked.tolist(), key=lambda index: lengths[index])
+        if taken + lengths[longest] + 3 > limit:
             raise ValueError(
                 f"the {len(negative)} negative prompts take {taken} of the {limit} tokens of a text and leave no room "
                 f"for {self._prompts[longest].text!r}; use fewer"
             )
-        share = None if per_pass is None else max(per_pass - len(negative), 1)
-        passes = []
-        for packed in pack_prompts([len(tokens[index]) for index in asked], limit - taken, share):
-            members = [*(asked[place] for place in packed), *negative]
-            text = join_prompts(tokenizer, [tokens[index] for index in members])
-            input_ids, mask = stack_texts([text])
-            features = encode_text(self.model, input_ids.to(self.device), mask.to(self.device), self._text_level)
-            passes.append(TextPass(members, text, features))
-        return passes
+        share = None if self._per_pass is None else max(self._per_pass - len(negative), 1)
+        packed = pack_prompts([lengths[index] for index in asked], limit - taken, share)
+        return [self._texts.compose([*(int(asked[place]) for place in places), *negative]) for places in packed]
 
     @property
     def pass_count(self) -> int:
-        """How many text passes an image takes."""
+        """How many text passes all prompts take."""
         return len(self._passes)
 
     def resized_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
@@ -165,14 +161,31 @@ class GroundingDinoDetector:
         sizes = {self.resized_hw(image.shape[:2]) for image in images}
         if len(sizes) > 1:
             raise ValueError(f"images of one batch must have one resized size, not {sorted(sizes)}")
-        scores, tops, boxes = self.score(images)
-        return [
-            self._to_detections(image.shape[:2], scores[row], tops[row], boxes[row]) for row, image in enumerate(images)
-        ]
+        found = self.score_passes(images)
+        return [self._to_detections(image.shape[:2], found, row) for row, image in enumerate(images)]
 
     @torch.inference_mode()
+    def score_passes(self, images: Sequence[Image]) -> list[PassScores]:
+        """Run the model and score every query for every prompt of its pass, without thresholds.
+
+        Args:
+            images: B images of one resized size, at least one.
+
+        Returns:
+            What each text pass says. With a prefilter a pass may concern some images only; it is 0 for the others.
+        """
+        if self._prefilter is None or self._prefilter >= len(np.unique(self._class_ids[self._class_ids > 0])):
+            return list(run_passes(self.model, self._features(images), self._passes))
+        likely = look(self.model, self._features(images, LOOK_SCALE), self._passes, len(self._prompts))
+        found = []
+        for row, image in enumerate(images):
+            passes = self._compose_passes(keep_classes(likely[row], self._class_ids, self._prefilter))
+            for scores in run_passes(self.model, self._features([image]), passes):
+                found.append(scores.for_image(row, len(images)))
+        return found
+
     def score(self, images: Sequence[Image]) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Run the model and score every query for every prompt, without thresholds.
+        """Score every query for every prompt, as one table; for small vocabularies.
 
         Args:
             images: B images of one resized size, at least one.
@@ -181,26 +194,22 @@ class GroundingDinoDetector:
             Scores (B, Q, P) and best-token probabilities (B, Q, P), float32, 0 where the query belongs to a pass
             without the prompt; boxes (B, Q, 4), cx cy w h relative to the image. Q counts the queries of all passes.
         """
-        pixels = self._pixels(images)
-        features = encode_image(self.model, pixels)
-        all_scores, all_tops, all_boxes = [], [], []
-        for text_pass in self._passes:
-            logits, boxes = predict(self.model, features, _repeat(text_pass.features, len(images)))
-            logits = logits.float()
-            scores = logits.new_zeros((*logits.shape[:2], len(self._prompts)))
-            tops = scores.clone()
-            scores[..., text_pass.prompts] = span_scores(logits, text_pass.text)
-            for index, (start, end) in zip(text_pass.prompts, text_pass.text.spans, strict=True):
-                tops[..., index] = logits[..., start:end].sigmoid().amax(-1)
+        found = self.score_passes(images)
+        all_scores, all_tops = [], []
+        for part in found:
+            scores = np.zeros((*part.boxes.shape[:2], len(self._prompts)), np.float32)
+            tops = scores.copy()
+            scores[..., part.prompts], tops[..., part.prompts] = part.scores, part.tops
             all_scores.append(scores)
             all_tops.append(tops)
-            all_boxes.append(boxes.float())
-        joined = (torch.cat(parts, dim=1).cpu().numpy() for parts in (all_scores, all_tops, all_boxes))
-        scores_array, tops_array, boxes_array = joined
-        return scores_array, tops_array, boxes_array
+        boxes = np.concatenate([part.boxes for part in found], axis=1)
+        return np.concatenate(all_scores, axis=1), np.concatenate(all_tops, axis=1), boxes
 
-    def _pixels(self, images: Sequence[Image]) -> Tensor:
-        height, width = self.resized_hw(images[0].shape[:2])
+    def _features(self, images: Sequence[Image], scale: float = 1.0) -> ImageFeatures:
+        return encode_image(self.model, self._pixels(images, scale))
+
+    def _pixels(self, images: Sequence[Image], scale: float = 1.0) -> Tensor:
+        height, width = (max(round(side * scale), 1) for side in self.resized_hw(images[0].shape[:2]))
         batch = self._image_processor(
             images=list(images),
             size={"height": height, "width": width},
@@ -211,39 +220,32 @@ class GroundingDinoDetector:
         pixels: Tensor = batch["pixel_values"].to(self.device, self.model.dtype)
         return pixels
 
-    def _to_detections(
-        self,
-        image_hw: tuple[int, int],
-        scores: FloatArray,
-        tops: FloatArray,
-        boxes: FloatArray,
-    ) -> Detections:
-        """Keep, for each query, each class whose best prompt passes; nothing where a negative prompt is better."""
-        negative = self._class_ids == 0
-        beaten = scores[:, negative].max(1, initial=0.0)
-        passes = (scores >= self._box_thresholds) & (tops >= self._text_thresholds) & (scores >= beaten[:, None])
-        passes &= scores > 0
-        passes[:, negative] = False
-        queries, prompts = [], []
-        for class_id in np.unique(self._class_ids[~negative]):
-            columns = np.flatnonzero(self._class_ids == class_id)
-            masked = np.where(passes[:, columns], scores[:, columns], -1.0)
-            best = masked.argmax(1)
-            found = np.flatnonzero(masked[np.arange(len(masked)), best] >= 0)
-            queries.append(found)
-            prompts.append(columns[best[found]])
-        rows, columns = np.concatenate(queries), np.concatenate(prompts)
-        order = np.argsort(-scores[rows, columns], kind="stable")
-        rows, columns = rows[order], columns[order]
-        pixels = clip_boxes(cxcywh_rel_to_xyxy(boxes[rows], image_hw), image_hw)
-        return Detections(image_hw, pixels, scores[rows, columns], self._class_ids[columns], columns)
+    def _to_detections(self, image_hw: tuple[int, int], found: Sequence[PassScores], row: int) -> Detections:
+        """Keep, for each query, each class whose best prompt passes, or the negative prompt that is better than all."""
+        rows = [self._judge(part, row) for part in found]
+        scores, prompts = (np.concatenate([part[place] for part in rows]) for place in (0, 1))
+        boxes = np.concatenate([part[2] for part in rows])
+        order = np.argsort(-scores, kind="stable")
+        pixels = clip_boxes(cxcywh_rel_to_xyxy(boxes[order], image_hw), image_hw)
+        return Detections(image_hw, pixels, scores[order], self._class_ids[prompts[order]], prompts[order])
 
-
-def _repeat(text: TextFeatures, count: int) -> TextFeatures:
-    """Return one text's features for `count` images, without a copy."""
-    return TextFeatures(
-        text.tokens.expand(count, -1, -1),
-        text.token_mask.expand(count, -1),
-        text.phrase_mask.expand(count, -1, -1),
-        text.position_ids.expand(count, -1),
-    )
+    def _judge(self, part: PassScores, row: int) -> tuple[FloatArray, NDArray[np.int64], FloatArray]:
+        """Return scores, prompts and boxes of what one pass finds in one image."""
+        prompts = np.array(part.prompts, np.int64)
+        scores, tops, classes = part.scores[row], part.tops[row], self._class_ids[prompts]
+        passes = (scores >= self._box_thresholds[prompts]) & (tops >= self._text_thresholds[prompts]) & (scores > 0)
+        passes[:, classes == 0] = False
+        if (classes == 0).any():
+            negative = np.flatnonzero(classes == 0)
+            best = negative[scores[:, negative].argmax(1)]
+            beaten = passes & (scores < scores[np.arange(len(scores)), best][:, None])
+            passes &= ~beaten
+            passes[np.arange(len(scores)), best] = beaten.any(1) & ~passes.any(1)
+        queries, columns = np.nonzero(passes)
+        # Of a query's prompts of one class the best stays, of equal ones the first.
+        order = np.lexsort((columns, -scores[queries, columns], classes[columns], queries))
+        queries, columns = queries[order], columns[order]
+        first = np.ones(len(queries), dtype=bool)
+        first[1:] = (queries[1:] != queries[:-1]) | (classes[columns[1:]] != classes[columns[:-1]])
+        queries, columns = queries[first], columns[first]
+        return scores[queries, columns], prompts[columns], part.boxes[row, queries]

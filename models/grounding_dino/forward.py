@@ -217,7 +217,7 @@ def encode_text(
 def enhance(model: GroundingModel, image: ImageFeatures, text: TextFeatures) -> Encoded:
     """Run the feature enhancer: fusion, text self-attention, deformable self-attention, layer by layer.
 
-    With gradients these are transformers' own layers, without they are those of `run_enhancer`; the numbers are the same.
+    With gradients these are transformers' own layers, without those of `run_enhancer`; the numbers are the same.
     """
     core = model.model
     if not (torch.is_grad_enabled() or core.training):

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     GroundingDinoForObjectDetection,
     GroundingDinoProcessor,
@@ -17,6 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 from models.grounding_dino.closed_set import ClassTokens, ClosedSetDetector, read_class_tokens, write_class_tokens
 from models.grounding_dino.detector import DetectorSettings, GroundingDinoDetector
 from models.grounding_dino.forward import GroundingModel, TextLevel
+from models.grounding_dino.text_cache import TextCache
 from models.ontology import Ontology
 
 _CLASSES: dict[str, Any] = {
@@ -67,6 +69,24 @@ def read_grounding_dino(folder: Path) -> tuple[GroundingModel, GroundingDinoProc
     return model, GroundingDinoProcessor.from_pretrained(folder)
 
 
+def random_from_config(config_file: Path) -> GroundingModel:
+    """Make a model of a config.json with random weights, in evaluation mode: for measurements.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is of another kind of model.
+    """
+    if not config_file.is_file():
+        raise FileNotFoundError(f"there is no {config_file}; give a detector's config.json")
+    kind = _model_type(config_file)
+    if kind not in _CLASSES:
+        raise ValueError(f"{config_file} is of a {kind}; a detector is one of {', '.join(_CLASSES)}")
+    config = _CLASSES[kind].config_class.from_json_file(config_file)
+    config._attn_implementation = {"text_config": "sdpa"}
+    model: GroundingModel = _CLASSES[kind](config)
+    return nn.Module.eval(model)
+
+
 def write_grounding_dino(
     folder: Path,
     model: GroundingModel,
@@ -115,12 +135,16 @@ def complete_settings(folder: Path, settings: DetectorSettings) -> DetectorSetti
 
 
 def load_grounding_dino(
-    folder: Path, ontology: Ontology, settings: DetectorSettings | None = None, device: str = "cpu"
+    folder: Path,
+    ontology: Ontology,
+    settings: DetectorSettings | None = None,
+    device: str = "cpu",
+    text_cache: TextCache | None = None,
 ) -> GroundingDinoDetector:
     """Make a detector from a folder; see `read_grounding_dino` and `complete_settings`."""
     model, processor = read_grounding_dino(folder)
     chosen = complete_settings(folder, settings or DetectorSettings())
     names = _own_settings(folder).get("classes")
     if names is None:
-        return GroundingDinoDetector(model, processor, ontology, chosen, device)
+        return GroundingDinoDetector(model, processor, ontology, chosen, device, text_cache)
     return ClosedSetDetector(model, processor, ontology, read_class_tokens(folder, names), chosen, device)

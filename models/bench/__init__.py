@@ -1,0 +1,1 @@
+"""Measurements that need torch: what `groundlabel bench` prints."""

@@ -1,0 +1,129 @@
+"""The encoder's deformable self-attention: as weighted sums of rows on a CPU, by transformers' sampled grid elsewhere.
+
+On a CPU `grid_sample` walks a map channel by channel. Here the map is kept with its channels last and a rim of zeros
+around each level, so that a bilinear sample is a weighted sum of four rows and a query's output one of
+4 × levels × points rows: what an embedding bag computes. Up to rounding the result is the grid's.
+
+Source: Zhu et al. 2021 (Deformable DETR), equation 3; transformers, GroundingDinoMultiscaleDeformableAttention.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers.models.grounding_dino.modeling_grounding_dino import GroundingDinoMultiscaleDeformableAttention
+
+_QUERIES = 1024
+"""Queries at a time, so that their places and weights take megabytes, not gigabytes."""
+_BEFORE, _AFTER = 1, 2
+"""Zero rows and columns around a level: places are clamped to [-1, side], and a sample reads one further."""
+
+
+def attend_deformably(
+    attention: GroundingDinoMultiscaleDeformableAttention,
+    hidden: Tensor,
+    positions: Tensor,
+    level_hw: list[tuple[int, int]],
+) -> Tensor:
+    """Let each image token read around its own place on every level.
+
+    Args:
+        attention: The module whose weights are used.
+        hidden: (B, S, d), the levels' tokens joined, B at least 1.
+        positions: (B, S, d), added for offsets and attention weights.
+        level_hw: (height, width) of each level; their products sum to S.
+
+    Returns:
+        (B, S, d). It carries no gradient.
+    """
+    count, length, dims = hidden.shape
+    heads, levels, points = attention.n_heads, attention.n_levels, attention.n_points
+    rows = _rimmed(attention.value_proj(hidden), level_hw)
+    head_rows = rows.view(-1, dims // heads)
+    asking = hidden + positions
+    # The module's offsets are (x, y) pairs; taken apart by their weights, each comes out contiguous.
+    weight, bias = attention.sampling_offsets.weight, attention.sampling_offsets.bias
+    centre_x, centre_y = _centres(level_hw, hidden)
+    heights, widths = (side.repeat_interleave(points).repeat(heads) for side in hidden.new_tensor(level_hw).unbind(1))
+    firsts = _first_places(level_hw, hidden).repeat_interleave(points).repeat(heads)
+    head = torch.arange(heads, dtype=torch.int32, device=hidden.device).repeat_interleave(levels * points)
+    strides = widths + (_BEFORE + _AFTER)
+    down = strides.to(torch.int32) * heads
+    output = torch.empty_like(hidden)
+    for image in range(count):
+        own = head + image * rows.shape[1] * heads
+        for start in range(0, length, _QUERIES):
+            block = slice(start, start + _QUERIES)
+            part = asking[image, block]
+            shares = attention.attention_weights(part).view(-1, heads, levels * points).softmax(-1).flatten(1)
+            x = functional.linear(part, weight[0::2], bias[0::2]).view(-1, heads, levels, points)
+            y = functional.linear(part, weight[1::2], bias[1::2]).view(-1, heads, levels, points)
+            x = torch.minimum((x + centre_x[block, None, :, None]).flatten(1).clamp_(min=-1.0), widths)
+            y = torch.minimum((y + centre_y[block, None, :, None]).flatten(1).clamp_(min=-1.0), heights)
+            left, top = x.floor(), y.floor()
+            x, y = x.sub_(left), y.sub_(top)
+            above = (top * strides).add_(left).add_(firsts).to(torch.int32).mul_(heads).add_(own)
+            below = above + down
+            places = torch.stack([above, above + heads, below, below + heads], dim=-1)
+            lower = y * shares
+            upper = shares - lower
+            lower_right, upper_right = lower * x, upper * x
+            corners = torch.stack([upper - upper_right, upper_right, lower - lower_right, lower_right], dim=-1)
+            bag = (-1, levels * points * 4)
+            summed = functional.embedding_bag(
+                places.view(bag), head_rows, mode="sum", per_sample_weights=corners.view(bag)
+            )
+            output[image, block] = summed.view(-1, dims)
+    projected: Tensor = attention.output_proj(output)
+    return projected
+
+
+def attend_by_grid(
+    attention: GroundingDinoMultiscaleDeformableAttention,
+    hidden: Tensor,
+    positions: Tensor,
+    level_hw: list[tuple[int, int]],
+) -> Tensor:
+    """Do the same by the module's own forward."""
+    x, y = _centres(level_hw, hidden)
+    sides_y, sides_x = hidden.new_tensor(level_hw).unbind(1)
+    references = torch.stack([(x + 0.5) / sides_x, (y + 0.5) / sides_y], dim=-1).expand(len(hidden), -1, -1, -1)
+    read: Tensor = attention(
+        hidden_states=hidden,
+        encoder_hidden_states=hidden,
+        position_embeddings=positions,
+        reference_points=references,
+        spatial_shapes=torch.as_tensor(level_hw, device=hidden.device),
+        spatial_shapes_list=level_hw,
+    )[0]
+    return read
+
+
+def _rimmed(values: Tensor, level_hw: list[tuple[int, int]]) -> Tensor:
+    """Return (B, S', d): each level with its rim of zeros, flattened and joined."""
+    count, _, dims = values.shape
+    rim = (0, 0, _BEFORE, _AFTER, _BEFORE, _AFTER)
+    parts = values.split([height * width for height, width in level_hw], dim=1)
+    maps = [part.view(count, *hw, dims) for part, hw in zip(parts, level_hw, strict=True)]
+    return torch.cat([functional.pad(level, rim).flatten(1, 2) for level in maps], dim=1)
+
+
+def _centres(level_hw: list[tuple[int, int]], like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the x and the y of each token's centre on each level, in that level's pixels: (S, L) each."""
+    relative = []
+    for height, width in level_hw:
+        y = (torch.arange(height, device=like.device, dtype=like.dtype) + 0.5) / height
+        x = (torch.arange(width, device=like.device, dtype=like.dtype) + 0.5) / width
+        relative.append(torch.cartesian_prod(y, x))
+    places = torch.cat(relative)
+    sides_y, sides_x = like.new_tensor(level_hw).unbind(1)
+    return places[:, 1:] * sides_x - 0.5, places[:, :1] * sides_y - 0.5
+
+
+def _first_places(level_hw: list[tuple[int, int]], like: Tensor) -> Tensor:
+    """Return (L,) float: which of the rimmed tokens is the first inside the rim of each level."""
+    firsts, start = [], 0
+    for height, width in level_hw:
+        stride = width + _BEFORE + _AFTER
+        firsts.append(start + _BEFORE * stride + _BEFORE)
+        start += (height + _BEFORE + _AFTER) * stride
+    return like.new_tensor(firsts)
