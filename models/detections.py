@@ -34,7 +34,7 @@ class Detections:
         image_hw: (height, width) of the image in pixels.
         boxes_xyxy: (N, 4) float32, pixels, x1 y1 x2 y2; N may be 0.
         scores: (N,) float32 in [0, 1], the detector's.
-        class_ids: (N,) int64, ids of `Ontology.classes`, from 1.
+        class_ids: (N,) int64, ids of `Ontology.classes`, from 1; 0 for a box that a negative prompt took.
         prompt_ids: (N,) int64, indices into `Ontology.prompts`, from 0.
 
     Raises:
@@ -78,8 +78,9 @@ class Instances:
 
     Attributes:
         detections: What the masks belong to; N rows, N may be 0.
-        masks: N run-length encodings, each of the size `detections.image_hw`.
-        mask_scores: (N,) float32 in [0, 1], the segmenter's predicted IoU, clipped to the range.
+        masks: N run-length encodings, each of the size `detections.image_hw`; `Rle.absent` where an object is a box
+            alone.
+        mask_scores: (N,) float32 in [0, 1], the segmenter's predicted IoU, clipped to the range; 0 for an absent mask.
 
     Raises:
         ValueError: The counts differ, or a mask is not of the image's size.
@@ -99,6 +100,12 @@ class Instances:
                 raise ValueError(f"a mask of size {mask.size} does not fit the image {self.detections.image_hw}")
         object.__setattr__(self, "masks", masks)
         object.__setattr__(self, "mask_scores", _scores(self.mask_scores, count, "mask_scores"))
+
+    @classmethod
+    def boxes_only(cls, detections: Detections) -> Self:
+        """Return detections as instances with absent masks."""
+        mask = Rle.absent(detections.image_hw)
+        return cls(detections, (mask,) * len(detections), np.zeros(len(detections), np.float32))
 
     def __len__(self) -> int:
         return len(self.detections)

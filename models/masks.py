@@ -15,9 +15,12 @@ _MOST_AREAS = 255
 class Rle:
     """One mask, compressed as COCO does it (column-major runs, packed to ASCII).
 
+    An object that is a box alone has an absent mask (`Rle.absent`): no runs at all, area 0. A mask that was looked for
+    and came out without a pixel has one run of zeros, and is not absent.
+
     Attributes:
         size: (height, width) of the image in pixels.
-        counts: The packed runs as pycocotools writes them.
+        counts: The packed runs as pycocotools writes them; empty for an absent mask.
 
     Source: pycocotools, maskApi.c rleToString.
     """
@@ -25,8 +28,18 @@ class Rle:
     size: tuple[int, int]
     counts: bytes
 
+    @classmethod
+    def absent(cls, size: tuple[int, int]) -> "Rle":
+        """Return what stands for the mask of an object that has only a box."""
+        return cls(size, b"")
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether the object has only a box."""
+        return not self.counts
+
     def to_coco(self) -> dict[str, Any]:
-        """Return COCO's `segmentation` value: {"size": [height, width], "counts": str}."""
+        """Return COCO's `segmentation` value: {"size": [height, width], "counts": str}; an absent mask has none."""
         return {"size": [int(side) for side in self.size], "counts": self.counts.decode("ascii")}
 
     @classmethod
@@ -65,12 +78,14 @@ def encode_mask(mask: NDArray[np.bool_]) -> Rle:
 
 
 def decode_mask(rle: Rle) -> NDArray[np.bool_]:
-    """Decode one mask to (H, W) bool."""
+    """Decode one mask to (H, W) bool; an absent one has no pixel."""
+    if rle.is_absent:  # pycocotools would return memory that nobody has written to
+        return np.zeros(rle.size, dtype=bool)
     return np.asarray(coco_mask.decode(_as_dict(rle)), dtype=bool)
 
 
 def mask_areas(rles: tuple[Rle, ...] | list[Rle]) -> NDArray[np.int64]:
-    """Return the areas of masks in pixels; (N,) int64, N may be 0."""
+    """Return the areas of masks in pixels; (N,) int64, 0 for an absent mask; N may be 0."""
     parts = [
         coco_mask.area([_as_dict(rle) for rle in rles[start : start + _MOST_AREAS]])
         for start in range(0, len(rles), _MOST_AREAS)
@@ -82,7 +97,7 @@ def mask_boxes_xywh(rles: tuple[Rle, ...] | list[Rle]) -> NDArray[np.float32]:
     """Return the tight boxes of masks as COCO has them.
 
     Returns:
-        (N, 4) float32: x, y, width, height in pixels; all 0 for an empty mask; N may be 0.
+        (N, 4) float32: x, y, width, height in pixels; all 0 for an empty or absent mask; N may be 0.
 
     Source: pycocotools, toBbox.
     """

@@ -8,25 +8,43 @@ import os
 import socket
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 from models.detections import Detections, Instances
 from models.interfaces import Detector, Image, Segmenter
 from models.ontology import Ontology
-from pipeline.config import FilterSettings
+from pipeline.config import FilterSettings, TileSettings
+from pipeline.decoding import DecodeAhead, Room
+from pipeline.drops import name_drops
 from pipeline.errors import UserError
-from pipeline.filters import filter_detections
-from pipeline.images import DEFAULT_PIXEL_LIMIT, UnreadableImageError, describe_error, prepare_decoding, read_image
+from pipeline.file_state import FileState, read_state
+from pipeline.filters import DropCounts
+from pipeline.images import (
+    DEFAULT_PIXEL_LIMIT,
+    UnreadableImageError,
+    describe_error,
+    measure_image,
+    prepare_decoding,
+    read_image,
+)
+from pipeline.mask_cleanup import MaskCleanup
 from pipeline.records import AnnotatedImage, FailedImage, ImageTiming, Record
 from pipeline.sources import ImageRef
+from pipeline.stages import Stages, count_merged
+from pipeline.tiles import Window
 
 STAGES = ("decode", "detect", "segment", "encode")
 
 HELD_BYTES = 512 * 1024**2
 """Decoded images that may wait for others of their resized size before a smaller batch goes to the detector."""
+DECODED_BYTES = 256 * 1024**2
+"""Images of a batch that are decoded ahead of the models; one may be larger."""
+ALONE_BYTES = 96 * 1024**2
+"""An image of more bytes is decoded and labelled alone: it waits for no others of its resized size."""
 
 
 class ModelsFailedError(UserError):
@@ -40,7 +58,7 @@ class Annotated:
     Attributes:
         records: One an image that was reached, in the order given; all of them unless `stop` was called.
         timings: One a record.
-        drops: Boxes that the filters took away, by reason.
+        drops: Boxes that went, by "reason: class name" (`pipeline.drops`).
     """
 
     records: list[Record] = field(default_factory=list)
@@ -56,7 +74,8 @@ class _Job:
     instances: Instances | None = None
     failure: str | None = None
     model_failed: bool = False
-    drops: Counter[str] = field(default_factory=Counter)
+    file: FileState = field(default_factory=lambda: FileState(0, 0, ""))
+    drops: DropCounts = field(default_factory=Counter)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
 
 
@@ -67,10 +86,16 @@ class Annotator:
         detector: Made for `ontology`.
         segmenter: Any.
         ontology: Classes and prompts.
-        filters: Which boxes stay.
-        batch_size: Most images in one call of the detector.
+        filters: Which boxes and masks stay.
+        batch_size: Most images or tiles in one call of the detector.
         pixel_limit: Most pixels of an image.
         decode_threads: Threads that read images; twice as many images are decoded ahead.
+        tiles: How large images are cut; None for not at all.
+        cleanup: Of masks; None for none.
+
+    Attributes:
+        watch: Called before each step in the models' thread with the number of images that the step is for.
+        stages: The models and settings.
     """
 
     def __init__(
@@ -82,17 +107,20 @@ class Annotator:
         batch_size: int = 8,
         pixel_limit: int = DEFAULT_PIXEL_LIMIT,
         decode_threads: int = 2,
+        tiles: TileSettings | None = None,
+        cleanup: MaskCleanup | None = None,
     ) -> None:
         self.ontology = ontology
-        self._detector = detector
-        self._segmenter = segmenter
-        self._filters = filters or FilterSettings()
+        self.stages = Stages(
+            detector, segmenter, filters or FilterSettings(), tiles, cleanup or MaskCleanup(), batch_size
+        )
         self._batch_size = batch_size
         self._pixel_limit = pixel_limit
-        self._ahead = 2 * decode_threads
+        self._room = Room(2 * decode_threads, DECODED_BYTES, ALONE_BYTES)
         self._decoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
         self._models = ThreadPoolExecutor(1, thread_name_prefix="models")
         self._stopping = threading.Event()
+        self.watch: Callable[[int], None] = lambda images: None
         prepare_decoding(pixel_limit)
 
     def stop(self) -> None:
@@ -113,7 +141,7 @@ class Annotator:
             ModelsFailedError: The models failed on all of at least two readable images.
         """
         jobs = [_Job(ref) for ref in refs]
-        decoded = self._decode_ahead(jobs, root)
+        decoded = DecodeAhead(jobs, partial(_measure, root), partial(self._decode, root), self._decoders, self._room)
         self._models.submit(self._run_models, decoded).result()
         readable = [job for job in jobs if job.instances is not None or job.model_failed]
         if len(readable) > 1 and all(job.model_failed for job in readable):
@@ -125,48 +153,44 @@ class Annotator:
         self._decoders.shutdown(cancel_futures=True)
         self._models.shutdown(cancel_futures=True)
 
-    def _decode_ahead(self, jobs: list[_Job], root: str) -> Iterator[tuple[_Job, Image | None]]:
-        """Start decoding the first images now; return an iterator that starts one more for each that it gives."""
-        waiting: deque[tuple[_Job, Future[Image | None]]] = deque()
-        remaining = iter(jobs)
-
-        def start(count: int) -> None:
-            for _, job in zip(range(count), remaining, strict=False):
-                waiting.append((job, self._decoders.submit(self._decode, job, root)))
-
-        def give() -> Iterator[tuple[_Job, Image | None]]:
-            while waiting:
-                job, future = waiting.popleft()
-                image = future.result()
-                start(1)
-                yield job, image
-
-        start(self._ahead)
-        return give()
-
-    def _decode(self, job: _Job, root: str) -> Image | None:
+    def _decode(self, root: str, job: _Job) -> Image | None:
         start = time.perf_counter()
         image = None
+        path = job.ref.locate(root)
+        # Before it is read: a file that changes meanwhile is then found changed by the next call.
+        job.file = read_state(path)
         try:
-            image = read_image(job.ref.locate(root), self._pixel_limit)
+            image = read_image(path, self._pixel_limit)
         except UnreadableImageError as error:
             job.failure = str(error)
         job.seconds["decode"] = time.perf_counter() - start
         return image
 
-    def _run_models(self, decoded: Iterator[tuple[_Job, Image | None]]) -> None:
+    def _run_models(self, decoded: DecodeAhead[_Job]) -> None:
+        try:
+            self._group(decoded)
+        finally:
+            decoded.close()
+
+    def _group(self, decoded: DecodeAhead[_Job]) -> None:
         """Group images by resized size and label each group when it is full, or too many bytes wait."""
         groups: dict[tuple[int, int], list[tuple[_Job, Image]]] = {}
         held = 0
         for job, image in decoded:
             if self._stopping.is_set():
                 return
+            self.watch(1)
             if image is None:
                 continue
             try:
-                shape = self._detector.resized_hw((image.shape[0], image.shape[1]))
+                windows = self.stages.windows((image.shape[0], image.shape[1]))
+                shape = self.stages.resized_hw((image.shape[0], image.shape[1]))
             except Exception as error:  # a model may raise anything; it becomes the reason of a row
                 self._fail(job, "detector", error)
+                continue
+            if windows or image.nbytes > ALONE_BYTES:
+                self._label_alone(job, image, windows)
+                del image  # before the next one is decoded
                 continue
             groups.setdefault(shape, []).append((job, image))
             held += image.nbytes
@@ -178,10 +202,27 @@ class Annotator:
             if not self._stopping.is_set():
                 self._label(group)
 
+    def _label_alone(self, job: _Job, image: Image, windows: Sequence[Window]) -> None:
+        if not windows:
+            self._label([(job, image)])
+            return
+        start = time.perf_counter()
+        try:
+            merged = self.stages.detect_in_tiles(image, windows, self.watch)
+        except Exception as error:  # a model may raise anything; it becomes the reason of a row
+            self._fail(job, "detector", error)
+            return
+        job.seconds["detect"] = time.perf_counter() - start
+        job.drops.update(count_merged(merged))
+        self.watch(1)
+        self._segment(job, image, merged.objects)
+
     def _label(self, group: list[tuple[_Job, Image]]) -> int:
         """Detect and segment images of one resized size; returns the bytes that they held."""
+        self.watch(len(group))
         for (job, image), found in zip(group, self._detect(group), strict=True):
             if found is not None:
+                self.watch(1)
                 self._segment(job, image, found)
         return sum(image.nbytes for _, image in group)
 
@@ -190,7 +231,7 @@ class Annotator:
         start = time.perf_counter()
         found: list[Detections | None]
         try:
-            found = [*self._detector([image for _, image in group])]
+            found = [*self.stages.detect([image for _, image in group])]
         except Exception as error:  # a model may raise anything; it becomes the reason of a row
             if len(group) > 1:
                 return [self._detect([pair])[0] for pair in group]
@@ -203,8 +244,9 @@ class Annotator:
     def _segment(self, job: _Job, image: Image, found: Detections) -> None:
         start = time.perf_counter()
         try:
-            kept, job.drops = filter_detections(found, self._filters)
-            job.instances = self._segmenter(image, kept)
+            segmented = self.stages.segment(image, found)
+            job.instances = segmented.instances
+            job.drops.update(segmented.drops)
         except Exception as error:  # a model may raise anything; it becomes the reason of a row
             self._fail(job, "segmenter", error)
         job.seconds["segment"] = time.perf_counter() - start
@@ -227,7 +269,12 @@ class Annotator:
                 record = AnnotatedImage.from_instances(image_id, path, job.instances, self.ontology)
                 done.records.append(record)
             job.seconds["encode"] = time.perf_counter() - start
-            done.drops.update(job.drops)
-            seconds = {f"seconds_{stage}": job.seconds[stage] for stage in STAGES}
-            done.timings.append(ImageTiming(image_id, **seconds, host=host, worker=worker))
+            done.drops.update(name_drops(job.drops, self.ontology))
+            decode, detect, segment, encode = (job.seconds[stage] for stage in STAGES)
+            noted = (job.file.size, job.file.mtime_ns, job.file.content)
+            done.timings.append(ImageTiming(image_id, decode, detect, segment, encode, host, worker, *noted))
         return done
+
+
+def _measure(root: str, job: _Job) -> int:
+    return measure_image(job.ref.locate(root))

@@ -17,7 +17,8 @@ import os
 import re
 import stat
 import warnings
-from typing import BinaryIO
+from collections.abc import Callable
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,18 +36,22 @@ BACKGROUND = (255, 255, 255)
 """What shows through transparent pixels: white."""
 
 DEFAULT_PIXEL_LIMIT = 100_000_000
-"""Pixels; an image of this size takes 300 MB as RGB and for a moment twice that."""
+"""Pixels; an image of this size takes 300 MB as RGB, and for a moment 400 MB beside that."""
 
+_BAND_PIXELS = 4_000_000
+_BLOCK_BYTES = 64 * 1024**2
+"""Pillow's blocks of pixels: of its own 16 MB, malloc keeps those of a large image in each thread that decoded one."""
 _ORIENTATION_TAG = 0x0112
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+_TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: np.rot90(pixels),
 }
+"""EXIF orientation -> the view of an upright image; 1 is upright."""
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe (FIFO)",
@@ -68,6 +73,7 @@ def prepare_decoding(pixel_limit: int = DEFAULT_PIXEL_LIMIT) -> None:
         pixel_limit: Pixels. Pillow refuses twice as many by itself, also for images inside of other formats.
     """
     Image.init()
+    Image.core.set_block_size(_BLOCK_BYTES)  # type: ignore[attr-defined]  # documented by Pillow, without a stub
     Image.MAX_IMAGE_PIXELS = max(pixel_limit, 1)
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -91,7 +97,10 @@ def read_image(path: str | os.PathLike[str], pixel_limit: int = DEFAULT_PIXEL_LI
             if width * height > pixel_limit:
                 raise UnreadableImageError(_too_many_pixels(f"{width} × {height}", pixel_limit))
             image.load()
-            return _to_rgb(_upright(image))
+            turn = _find_turn(image)
+            pixels = _to_rgb(image)
+            image.close()  # its pixels go before the turned copy comes
+        return pixels if turn is None else np.ascontiguousarray(turn(pixels))
     except UnreadableImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -102,6 +111,15 @@ def read_image(path: str | os.PathLike[str], pixel_limit: int = DEFAULT_PIXEL_LI
         raise UnreadableImageError("not enough memory to decode it") from error
     except Exception as error:  # broken files make Pillow raise nearly anything
         raise UnreadableImageError(describe_error(error, path)) from error
+
+
+def measure_image(path: str | os.PathLike[str]) -> int:
+    """Return how many bytes an image will have once it is read, from its header; 0 where that cannot be read."""
+    try:
+        with _open_regular(path) as file, Image.open(file, formats=_formats_for(path)) as image:
+            return 3 * image.size[0] * image.size[1]
+    except Exception:  # broken files make Pillow raise nearly anything; reading the image will say what is wrong
+        return 0
 
 
 def describe_error(error: BaseException, path: str | os.PathLike[str] = "") -> str:
@@ -143,13 +161,12 @@ def _check_regular(status: os.stat_result) -> None:
         raise UnreadableImageError("empty file (0 bytes)")
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Apply the orientation of a loaded image; broken EXIF counts as none, as it does in browsers."""
+def _find_turn(image: Image.Image) -> Callable[[NDArray[Any]], NDArray[Any]] | None:
+    """Return how a loaded image is turned upright; broken EXIF counts as none, as it does in browsers."""
     try:
-        turn = _TURNS.get(image.getexif().get(_ORIENTATION_TAG, 1))
+        return _TURNS.get(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:  # Pillow's EXIF reader raises nearly anything on broken data
-        return image
-    return image if turn is None else image.transpose(turn)
+        return None
 
 
 def _to_rgb(image: Image.Image) -> RgbImage:
@@ -168,10 +185,21 @@ def _to_rgb(image: Image.Image) -> RgbImage:
     if mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         layer = image.convert("RGBA")
         ground = Image.new("RGBA", layer.size, (*BACKGROUND, 255))
-        return np.array(Image.alpha_composite(ground, layer).convert("RGB"))
+        return _copy_rgb(Image.alpha_composite(ground, layer).convert("RGB"))
     if mode == "LAB":
         raise UnreadableImageError("the colour mode LAB is not supported; convert the file to RGB")
-    return np.array(image if mode == "RGB" else image.convert("RGB"))
+    return _copy_rgb(image if mode == "RGB" else image.convert("RGB"))
+
+
+def _copy_rgb(image: Image.Image) -> RgbImage:
+    """Copy the pixels of an RGB image band by band: at once, they would be in memory twice beside Pillow's own."""
+    width, height = image.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    step = max(_BAND_PIXELS // width, 1)
+    for top in range(0, height, step):
+        bottom = min(top + step, height)
+        pixels[top:bottom] = np.asarray(image.crop((0, top, width, bottom)))
+    return pixels
 
 
 def _scale_16_bit(values: NDArray[np.floating]) -> NDArray[np.floating]:

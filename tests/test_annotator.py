@@ -7,13 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image as PillowImage
 
 from models.detections import Detections
-from models.interfaces import Image
+from models.interfaces import Detector, Image, Segmenter
 from models.masks import decode_mask
+from models.ontology import Ontology
+from models.zoo import load_detector, load_segmenter
 from pipeline import annotator as annotator_module
 from pipeline.annotator import Annotator, ModelsFailedError
-from pipeline.config import FilterSettings
+from pipeline.config import FilterSettings, TileSettings
 from pipeline.records import AnnotatedImage, FailedImage
 from pipeline.sources import ImageRef, find_images
 from tests.stub_models import (
@@ -36,6 +39,14 @@ def annotator(detector: StubDetector) -> Iterator[Annotator]:
     made = Annotator(detector, StubSegmenter(), ONTOLOGY, FilterSettings(), batch_size=3)
     yield made
     made.close()
+
+
+@pytest.fixture(scope="module")
+def bundled() -> tuple[Detector, Segmenter]:
+    detector = load_detector(
+        "tiny", Ontology.from_names("red circle"), box_threshold=0.02, text_threshold=0.0, device="cpu"
+    )
+    return detector, load_segmenter("tiny-sam", device="cpu")
 
 
 def refs_in(folder: Path) -> tuple[ImageRef, ...]:
@@ -113,7 +124,7 @@ def test_drops_are_counted(tmp_path: Path, detector: StubDetector) -> None:
     save_image(tmp_path / "0.png", green=True)
     made = Annotator(detector, StubSegmenter(), ONTOLOGY, FilterSettings(max_box_share=0.4))
     done = made(refs_in(tmp_path), str(tmp_path))
-    assert done.drops == {"large": 2}
+    assert done.drops == {"large: red thing": 1, "large: green thing": 1}
     made.close()
 
 
@@ -153,3 +164,71 @@ def test_two_batches_at_once(tmp_path: Path, annotator: Annotator) -> None:
     for thread in threads:
         thread.join(20)
     assert results == {0: 6, 1: 6}
+
+
+@pytest.mark.parametrize("hw", [(1, 5000), (5000, 1), (3, 3), (1, 1), (2, 700)])
+@pytest.mark.parametrize("tiles", [None, TileSettings(512)])
+def test_extreme_sides_give_a_row(
+    tmp_path: Path, bundled: tuple[Detector, Segmenter], hw: tuple[int, int], tiles: TileSettings | None
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (*hw, 3), dtype=np.uint8)
+    PillowImage.fromarray(pixels).save(tmp_path / "odd.png")
+    made = Annotator(*bundled, Ontology.from_names("red circle"), tiles=tiles)
+    (record,) = made(refs_in(tmp_path), str(tmp_path)).records
+    made.close()
+    assert isinstance(record, AnnotatedImage), record
+    assert record.image_hw == hw
+    assert {mask.size for mask in record.instances.masks} <= {hw}
+
+
+def test_tiles_find_what_the_whole_image_hides(tmp_path: Path) -> None:
+    """An object across four tiles is one, and drops count the parts."""
+
+    class Near(StubDetector):
+        """Sees the bright region of an image that is no larger than 20 pixels."""
+
+        def __call__(self, images: Sequence[Image]) -> list[Detections]:
+            self.batches.append(len(images))
+            return [self._box(image) for image in images]
+
+        @staticmethod
+        def _box(image: Image) -> Detections:
+            rows, columns = np.nonzero(image[..., 0] > 100)
+            if max(image.shape[:2]) > 20 or not len(rows):
+                return Detections.empty((image.shape[0], image.shape[1]))
+            box = [[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]]
+            return Detections((image.shape[0], image.shape[1]), box, [0.9], [1], [0])  # type: ignore[arg-type]
+
+    pixels = np.zeros((36, 36, 3), np.uint8)
+    pixels[10:26, 8:29, 0] = 250
+    PillowImage.fromarray(pixels).save(tmp_path / "wide.png")
+    save_image(tmp_path / "small.png")
+    detector = Near()
+    made = Annotator(detector, StubSegmenter(), ONTOLOGY, batch_size=3, tiles=TileSettings(20, 0.2))
+    done = made(refs_in(tmp_path), str(tmp_path))
+    made.close()
+    small, wide = done.records
+    assert isinstance(small, AnnotatedImage)
+    assert isinstance(wide, AnnotatedImage)
+    assert wide.instances.detections.boxes_xyxy.tolist() == [[8, 10, 29, 26]]
+    assert decode_mask(wide.instances.masks[0]).sum() == 16 * 21
+    assert len(small.instances) == 1
+    assert detector.batches == [1, 3, 1, 1] or detector.batches == [3, 1, 1, 1]
+    assert done.drops == {"merged: red thing": 3}
+
+
+def test_a_batch_that_does_not_fit_the_device_is_halved(tmp_path: Path) -> None:
+    class Scarce(StubDetector):
+        def __call__(self, images: Sequence[Image]) -> list[Detections]:
+            if len(images) > 1:
+                raise MemoryError("out of memory")
+            return super().__call__(images)
+
+    for row in range(4):
+        save_image(tmp_path / f"{row}.png")
+    detector = Scarce()
+    made = Annotator(detector, StubSegmenter(), ONTOLOGY, batch_size=4)
+    done = made(refs_in(tmp_path), str(tmp_path))
+    made.close()
+    assert all(isinstance(record, AnnotatedImage) for record in done.records)
+    assert detector.batches == [1, 1, 1, 1]

@@ -151,6 +151,41 @@ def test_original_is_what_the_package_itself_says(sam: Sam, image_hw: tuple[int,
     np.testing.assert_allclose(found.mask_scores, scores[:, 0].clamp(0, 1).numpy(), atol=1e-5)
 
 
+@pytest.mark.parametrize("backend", [OriginalSam, HfSam])
+def test_multimask_is_the_best_of_the_packages_three(backend: type) -> None:
+    image, detections, sam = picture(100, 150), boxes_of((100, 150), BOXES), small_sam()
+    predictor = SamPredictor(sam)
+    predictor.set_image(image)
+    boxes = predictor.transform.apply_boxes(detections.boxes_xyxy, (100, 150)).astype(np.float32)
+    _, scores, _ = predictor.predict_torch(None, None, boxes=torch.from_numpy(boxes), multimask_output=True)
+    with torch.no_grad():  # equal means, so that now one mask is the best and now another
+        sam.mask_decoder.iou_prediction_head.layers[-1].bias[1:] += 0.5 - scores.mean(dim=0)
+    masks, scores, _ = predictor.predict_torch(None, None, boxes=torch.from_numpy(boxes), multimask_output=True)
+    best = scores.argmax(dim=1)
+    assert len(set(best.tolist())) > 1, "the choice must say something"
+    found = backend(sam if backend is OriginalSam else small_hf(sam.state_dict()), multimask=True)(image, detections)
+    for row, rle in enumerate(found.masks):
+        assert (decode_mask(rle) != masks[row, best[row]].numpy()).mean() < 1e-3
+    np.testing.assert_allclose(found.mask_scores, scores.amax(dim=1).clamp(0, 1).numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("backend", [OriginalSam, HfSam])
+def test_a_device_without_memory_for_all_boxes_gets_fewer(
+    sam: Sam, backend: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, detections = picture(90, 120), boxes_of((90, 120), BOXES)
+    segmenter = backend(sam if backend is OriginalSam else small_hf(sam.state_dict()))
+    whole, decode = segmenter(image, detections), segmenter.decode
+
+    def scarce(embedding: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        if len(boxes) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return decode(embedding, boxes)
+
+    monkeypatch.setattr(segmenter, "decode", scarce)
+    assert np.diag(mask_iou(whole.masks, segmenter(image, detections).masks)).min() >= 0.999
+
+
 def test_chunks_do_not_change_masks_and_the_encoder_runs_once(sam: Sam, monkeypatch: pytest.MonkeyPatch) -> None:
     image, detections = picture(90, 120), boxes_of((90, 120), BOXES)
     whole, parts = OriginalSam(sam), OriginalSam(sam, boxes_per_chunk=2)

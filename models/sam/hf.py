@@ -17,9 +17,11 @@ TIED = "shared_embedding.positional_embedding"
 class HfSam(SquareSegmenter):
     """A transformers `SamModel` as a segmenter; see `SquareSegmenter` for the options."""
 
-    def __init__(self, model: SamModel, device: str = "cpu", boxes_per_chunk: int = 64) -> None:
+    def __init__(
+        self, model: SamModel, device: str = "cpu", boxes_per_chunk: int = 64, multimask: bool = False
+    ) -> None:
         config: Any = model.config
-        super().__init__(int(config.vision_config.image_size), device, boxes_per_chunk)
+        super().__init__(int(config.vision_config.image_size), device, boxes_per_chunk, multimask)
         self.model = nn.Module.to(model, self.device)
         self.model.train(False)
 
@@ -30,17 +32,18 @@ class HfSam(SquareSegmenter):
 
     def decode(self, embedding: Tensor, boxes_xyxy: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits and predicted IoU; see `SquareSegmenter.decode`."""
-        output = self.model(image_embeddings=embedding, input_boxes=boxes_xyxy[None], multimask_output=False)
-        return output.pred_masks[0, :, 0], output.iou_scores[0, :, 0]
+        output = self.model(image_embeddings=embedding, input_boxes=boxes_xyxy[None], multimask_output=self.multimask)
+        return output.pred_masks[0], output.iou_scores[0]
 
 
-def load_hf_sam(folder: str | Path, device: str = "cpu", boxes_per_chunk: int = 64) -> HfSam:
+def load_hf_sam(folder: str | Path, device: str = "cpu", boxes_per_chunk: int = 64, multimask: bool = False) -> HfSam:
     """Load a SAM of transformers from its folder; `models.zoo` finds or downloads one by name.
 
     Args:
         folder: Holds config.json and model.safetensors.
         device: "cpu", "cuda" or what torch takes.
         boxes_per_chunk: Boxes decoded at once, at least 1.
+        multimask: Keep the best of three masks a box.
 
     Returns:
         The segmenter.
@@ -60,7 +63,7 @@ def load_hf_sam(folder: str | Path, device: str = "cpu", boxes_per_chunk: int = 
     kind = fields.get("model_type") if isinstance(fields, dict) else None
     if kind != "sam":
         raise ValueError(f"{config} is of a model of type {kind!r}, not 'sam'")
-    return HfSam(_read(folder), device, boxes_per_chunk)
+    return HfSam(_read(folder), device, boxes_per_chunk, multimask)
 
 
 def _read(folder: Path) -> SamModel:

@@ -25,8 +25,8 @@ DECODER_HEADS = 8
 class OriginalSam(SquareSegmenter):
     """A `segment_anything` model as a segmenter; see `SquareSegmenter` for the options."""
 
-    def __init__(self, sam: Sam, device: str = "cpu", boxes_per_chunk: int = 64) -> None:
-        super().__init__(sam.image_encoder.img_size, device, boxes_per_chunk)
+    def __init__(self, sam: Sam, device: str = "cpu", boxes_per_chunk: int = 64, multimask: bool = False) -> None:
+        super().__init__(sam.image_encoder.img_size, device, boxes_per_chunk, multimask)
         self.sam = sam.to(self.device).eval()
 
     def encode(self, pixels: Tensor) -> Tensor:
@@ -42,9 +42,9 @@ class OriginalSam(SquareSegmenter):
             image_pe=self.sam.prompt_encoder.get_dense_pe(),
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
-            multimask_output=False,
+            multimask_output=self.multimask,
         )
-        return logits[:, 0], quality[:, 0]
+        return logits, quality
 
 
 def check_official(path: Path) -> None:
@@ -133,13 +133,16 @@ def _layer_norm(width: int) -> nn.LayerNorm:
     return nn.LayerNorm(width, eps=1e-6)
 
 
-def load_original_sam(path: str | Path, device: str = "cpu", boxes_per_chunk: int = 64) -> OriginalSam:
+def load_original_sam(
+    path: str | Path, device: str = "cpu", boxes_per_chunk: int = 64, multimask: bool = False
+) -> OriginalSam:
     """Load a checkpoint of the original package: vit_b, vit_l, vit_h, or a fine-tuned or smaller one.
 
     Args:
         path: A .pth file.
         device: "cpu", "cuda" or what torch takes.
         boxes_per_chunk: Boxes decoded at once, at least 1.
+        multimask: Keep the best of three masks a box.
 
     Returns:
         The segmenter.
@@ -165,4 +168,4 @@ def load_original_sam(path: str | Path, device: str = "cpu", boxes_per_chunk: in
         raise ValueError(
             f"{path} is no checkpoint of Segment Anything: {error} is missing or of the wrong kind"
         ) from error
-    return OriginalSam(sam, device, boxes_per_chunk)
+    return OriginalSam(sam, device, boxes_per_chunk, multimask)

@@ -9,6 +9,7 @@ from torch import Tensor
 from models.detections import Detections, Instances
 from models.interfaces import Image
 from models.masks import Rle
+from models.out_of_memory import Halving
 from models.sam.preprocess import (
     check_image,
     normalise,
@@ -17,7 +18,7 @@ from models.sam.preprocess import (
     resized_hw,
     scale_boxes,
 )
-from models.sam.upsample import square_to_rle
+from models.sam.upsample import SquareUpsampler
 
 
 class SquareSegmenter(ABC):
@@ -26,18 +27,19 @@ class SquareSegmenter(ABC):
     Args:
         image_size: Side of the square, pixels.
         device: "cpu", "cuda" or what torch takes.
-        boxes_per_chunk: Boxes decoded at once, at least 1; memory grows with it, masks stay the same.
+        boxes_per_chunk: Boxes decoded at once, at least 1; memory grows with it, masks stay the same. It is halved
+            when the device has no memory for so many.
+        multimask: Decode three masks a box (whole, part, subpart) and keep the one with the best predicted IoU.
 
     Raises:
         ValueError: boxes_per_chunk is not positive.
     """
 
-    def __init__(self, image_size: int, device: str, boxes_per_chunk: int) -> None:
-        if boxes_per_chunk < 1:
-            raise ValueError(f"boxes_per_chunk must be at least 1, not {boxes_per_chunk}")
+    def __init__(self, image_size: int, device: str, boxes_per_chunk: int, multimask: bool = False) -> None:
+        self._chunks = Halving(boxes_per_chunk, "boxes")
         self.image_size = image_size
         self.device = torch.device(device)
-        self.boxes_per_chunk = boxes_per_chunk
+        self.multimask = multimask
 
     @abstractmethod
     def encode(self, pixels: Tensor) -> Tensor:
@@ -45,7 +47,15 @@ class SquareSegmenter(ABC):
 
     @abstractmethod
     def decode(self, embedding: Tensor, boxes_xyxy: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (N, s, s) and predicted IoU (N,) of boxes (N, 4) in pixels of the square; N is at least 1."""
+        """Return M masks a box: 1, or with `multimask` 3.
+
+        Args:
+            embedding: (1, C, h, w).
+            boxes_xyxy: (N, 4) pixels of the square; N is at least 1.
+
+        Returns:
+            Logits (N, M, s, s) and predicted IoU (N, M).
+        """
 
     @torch.inference_mode()
     def __call__(self, image: Image, detections: Detections) -> Instances:
@@ -57,10 +67,31 @@ class SquareSegmenter(ABC):
         embedding = self.encode(pixels[None].to(self.device))
         boxes = scale_boxes(detections.boxes_xyxy, detections.image_hw, self.image_size)
         inner_hw = resized_hw(detections.image_hw, self.image_size)
+        upsampler: SquareUpsampler | None = None
         masks: list[Rle] = []
         qualities = []
-        for chunk in torch.split(torch.from_numpy(boxes).to(self.device), self.boxes_per_chunk):
-            logits, quality = self.decode(embedding, chunk)
-            masks += [square_to_rle(one, inner_hw, self.image_size, detections.image_hw) for one in logits]
+
+        def decode(chunk: Tensor) -> tuple[Tensor, Tensor]:
+            return best_masks(*self.decode(embedding, chunk))
+
+        for logits, quality in self._chunks(decode, torch.from_numpy(boxes).to(self.device)):
+            if upsampler is None:
+                upsampler = SquareUpsampler(logits.shape[-1], inner_hw, self.image_size, detections.image_hw)
+            masks += [upsampler.to_rle(one) for one in logits]
             qualities.append(quality.float().clamp(0, 1).cpu().numpy())
         return Instances(detections, tuple(masks), np.concatenate(qualities))
+
+
+def best_masks(logits: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
+    """Keep the mask with the best predicted IoU for each box, of equals the first.
+
+    Args:
+        logits: (N, M, s, s); M is at least 1.
+        quality: (N, M) predicted IoU.
+
+    Returns:
+        Logits (N, s, s) and predicted IoU (N,).
+    """
+    rows = torch.arange(len(quality), device=quality.device)
+    best = quality.argmax(dim=1)
+    return logits[rows, best], quality[rows, best]

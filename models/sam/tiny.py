@@ -15,6 +15,7 @@ from torchvision.ops import roi_align
 from models.boxes import clip_boxes
 from models.detections import Detections, Instances
 from models.interfaces import Image
+from models.out_of_memory import Halving
 from models.sam.preprocess import check_image, normalise, pad_to_square, resize_longest_side, scale_boxes
 from models.sam.tiny_network import Features, TinySam, TinySamConfig
 from models.sam.upsample import window_to_rle
@@ -46,18 +47,17 @@ class TinySamSegmenter:
     Args:
         network: The network; it is put in evaluation mode.
         device: "cpu", "cuda" or what torch takes.
-        boxes_per_chunk: Boxes decoded at once, at least 1; memory grows with it, masks stay the same.
+        boxes_per_chunk: Boxes decoded at once, at least 1; memory grows with it, masks stay the same. It is halved
+            when the device has no memory for so many.
 
     Raises:
         ValueError: boxes_per_chunk is not positive.
     """
 
     def __init__(self, network: TinySam, device: str = "cpu", boxes_per_chunk: int = 64) -> None:
-        if boxes_per_chunk < 1:
-            raise ValueError(f"boxes_per_chunk must be at least 1, not {boxes_per_chunk}")
+        self._chunks = Halving(boxes_per_chunk, "boxes")
         self.device = torch.device(device)
         self.network = network.to(self.device).to(memory_format=torch.channels_last).eval()
-        self.boxes_per_chunk = boxes_per_chunk
 
     @torch.inference_mode()
     def __call__(self, image: Image, detections: Detections) -> Instances:
@@ -73,17 +73,20 @@ class TinySamSegmenter:
         inside = clip_boxes(detections.boxes_xyxy, detections.image_hw)
         boxes = torch.from_numpy(scale_boxes(inside, detections.image_hw, size)).to(self.device)
         masks, qualities = [], []
-        for chunk in torch.split(boxes, self.boxes_per_chunk):
-            logits, quality = self._decode(features, chunk, pixels, longest / size)
-            windows = self.network.windows(chunk).cpu().numpy() * (max(detections.image_hw) / size)
+
+        def decode(chunk: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+            windows = self.network.windows(chunk)
+            logits, quality = self._decode(features, chunk, windows * (longest / size), pixels)
+            return logits, quality, (windows * (max(detections.image_hw) / size)).float().cpu().numpy()
+
+        for logits, quality, windows in self._chunks(decode, boxes):
             masks += [window_to_rle(*pair, detections.image_hw) for pair in zip(logits, windows, strict=True)]
             qualities.append(quality)
         return Instances(detections, tuple(masks), np.concatenate(qualities))
 
     def _decode(
-        self, features: Features, boxes: Tensor, pixels: Tensor, pixels_per_unit: float
+        self, features: Features, boxes: Tensor, windows: Tensor, pixels: Tensor
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        windows = self.network.windows(boxes) * pixels_per_unit
         seen = window_pixels(pixels, windows, 4 * self.network.config.cells)
         index = torch.zeros(len(boxes), dtype=torch.int64, device=self.device)
         logits, quality = self.network.decode(features, index, boxes, seen)
