@@ -1,0 +1,46 @@
+"""Writing a mended COCO file: aside, then in place, and never over something that is there."""
+
+import gzip
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+
+
+def check_target(path: Path) -> None:
+    """Raise UserError where a file cannot be written without replacing something."""
+    if path.exists():
+        raise UserError(f"{path} is there already; --fix writes a new file, so choose another name")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"{path.parent}: no such folder to write {path.name} into")
+
+
+def write_fixed(content: dict[str, Any], path: Path) -> None:
+    """Write a COCO file, compressed where its name ends in .gz; a NaN that could not be mended stays one.
+
+    Args:
+        content: COCO's object.
+        path: A new file.
+
+    Raises:
+        OSError: Writing failed; there is no file.
+    """
+    data = (json.dumps(content, separators=(",", ":")) + "\n").encode("ascii")
+    descriptor, part = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.absolute().parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(gzip.compress(data) if path.suffix == ".gz" else data)
+        os.chmod(part, 0o666 & ~_umask())
+        os.replace(part, path)
+    finally:
+        Path(part).unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """Return the process's mask of permissions, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
