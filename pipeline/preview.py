@@ -104,7 +104,7 @@ def draw_labels(image: NDArray[np.uint8], record: AnnotatedImage, colors: Sequen
     largest_first = np.argsort(-np.prod(found.boxes_xyxy[:, 2:] - found.boxes_xyxy[:, :2], axis=1), kind="stable")
     pixels = np.asarray(picture, dtype=np.float32).copy()
     for row in largest_first:
-        _fill(pixels, decode_mask(record.instances.masks[row]), colors[found.class_ids[row] - 1], size)
+        tint_mask(pixels, decode_mask(record.instances.masks[row]), colors[found.class_ids[row] - 1], size)
     picture = Image.fromarray(pixels.round().astype(np.uint8))
     draw = ImageDraw.Draw(picture)
     line = 2 if len(record.instances) <= _CROWD else 1
@@ -175,7 +175,7 @@ def _shorten(text: str, font: Font, width: int) -> str:
     return "…" + printable
 
 
-def _fill(pixels: NDArray[np.float32], mask: NDArray[np.bool_], color: Rgb, size: tuple[int, int]) -> None:
+def tint_mask(pixels: NDArray[np.float32], mask: NDArray[np.bool_], color: Rgb, size: tuple[int, int]) -> None:
     """Tint the mask's pixels in place and draw its outline."""
     smooth = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)
     inside = np.asarray(smooth) >= 128
@@ -196,16 +196,16 @@ def _tag_objects(
     for row in np.argsort(-found.scores, kind="stable"):
         score = f"{found.scores[row]:.2f}"
         for text in (f"{record.class_names[row]} {score}", score):
-            place = _free_place(found.boxes_xyxy[row] * scale, draw.textbbox((0, 0), text, font), taken, size)
+            place = free_place(found.boxes_xyxy[row] * scale, draw.textbbox((0, 0), text, font), taken, size)
             if place is not None:
                 color = colors[found.class_ids[row] - 1]
                 draw.rectangle(place, fill=color)
-                draw.text((place[0] + 3, place[3] - 3), text, _ink(color), font, anchor="ls")
+                draw.text((place[0] + 3, place[3] - 3), text, ink_on(color), font, anchor="ls")
                 taken.append(place)
                 break
 
 
-def _free_place(
+def free_place(
     box: NDArray[np.float32],
     text_box: tuple[float, float, float, float],
     taken: Sequence[tuple[float, float, float, float]],
@@ -271,7 +271,7 @@ def _font(size: int) -> Font:
     return ImageFont.load_default(size)
 
 
-def _ink(color: Rgb) -> Rgb:
+def ink_on(color: Rgb) -> Rgb:
     """Return black or white, whichever is read better on a colour.
 
     Source: ITU-R BT.601 luma weights.
