@@ -21,9 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Draw the sheet; returns 0."""
-    from pipeline.export.labels import open_labels
     from pipeline.preview import make_preview
+    from pipeline.store.run import Run
 
-    result = make_preview(open_labels(arguments.run), arguments.output, arguments.n, arguments.class_name)
+    result = make_preview(Run.open(arguments.run), arguments.output, arguments.n, arguments.class_name)
     print(f"{result.output}: {result.images} images, {result.objects} objects")
     return 0

@@ -74,7 +74,7 @@ def test_pycocotools_reads_what_the_records_say(
             assert annotation["score"] == pytest.approx(row.instances.detections.scores[index], abs=1e-6)
             assert annotation["mask_score"] == pytest.approx(row.instances.mask_scores[index], abs=1e-6)
             assert annotation["prompt"] == row.prompts[index]
-            assert annotation["instance_id"] == row.instance_ids[index]
+            assert annotation["object_id"] == row.instance_ids[index]
     assert (written.images, written.annotations) == (5, annotation_id)
     assert written.failed == [("sub/broken.jpg", "not a whole image")]
     listed = json.loads((tmp_path / "out" / "export.json").read_text())
@@ -140,7 +140,7 @@ def test_images(scene_labels: Make, tmp_path: Path, mode: str) -> None:
 def test_a_lost_image_leaves_no_export_behind(scene_labels: Make, tmp_path: Path) -> None:
     labels = scene_labels(2)
     (labels.folder / "sub" / "001.png").unlink()
-    with pytest.raises(UserError, match=r"001\.png of the run is gone"):
+    with pytest.raises(UserError, match=r"001\.png is gone"):
         export(labels, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
     assert export(labels, tmp_path / "out", images="none").images == 2
@@ -191,8 +191,8 @@ def test_the_output_must_be_a_folder_and_the_options_known(scene_labels: Make, t
         export(scene_labels(1), tmp_path / "file")
     with pytest.raises(UserError, match="images must be one of"):
         ExportOptions(images="move")
-    with pytest.raises(UserError, match=f"unknown format 'yolo'; known are {', '.join(FORMATS)}"):
-        export_run(tmp_path, tmp_path / "out", "yolo")
+    with pytest.raises(UserError, match=f"unknown format 'tensor'; known are {', '.join(FORMATS)}"):
+        export_run(tmp_path, tmp_path / "out", "tensor")
 
 
 @pytest.fixture

@@ -1,77 +1,126 @@
 """COCO instance annotations: compressed RLE masks, ids from 1, written as a stream."""
 
+import gzip
+import io
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
-from models.masks import mask_areas, mask_boxes_xywh
-from pipeline.export.folder import ExportOptions, Written, place_image
+from pipeline.export.coco_labels import OBJECT_ID
+from pipeline.export.folder import ExportOptions, Written
+from pipeline.export.json_list import JsonList
 from pipeline.export.labels import Labels
-from pipeline.records import AnnotatedImage
+from pipeline.export.objects import ExportImage, ExportObject
+from pipeline.export.stable_ids import StableIds
+from pipeline.export.writer import Context, Writer, write_images
 
 ANNOTATIONS = "annotations.json"
 IMAGES = "images"
 _SCORE_DIGITS = 6
+_BOX_DIGITS = 6
 _LICENSE_ID = 1
+_BODY = "annotations.part"
 
 
-class _JsonList:
-    """Writes the elements of a JSON list one by one, each on its own line."""
+class CocoWriter(Writer):
+    """Writes annotations.json (or .json.gz) and, as the options say, images/.
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._between = "\n"
-
-    def add(self, element: dict[str, Any]) -> None:
-        self._stream.write(self._between + json.dumps(element, allow_nan=False, separators=(",", ":")))
-        self._between = ",\n"
-
-
-def write(labels: Labels, folder: Path, options: ExportOptions) -> Written:
-    """Write annotations.json and, as the options say, images/ into a folder.
-
-    Category ids are the ontology's, image and annotation ids count from 1 in the order of the records. Images without
-    objects are kept, failed ones are not. `file_name` is relative to images/ (or to the run's image folder).
-
-    Args:
-        labels: What to export; read once.
-        folder: Empty.
-        options: `images` and `licence` are used.
-
-    Returns:
-        The counts and what was left out.
-
-    Raises:
-        UserError: An image file of the run is gone.
+    Category ids are the export's classes, image and annotation ids count from 1 in the order of the paths, or are
+    stable ones. `file_name` is relative to images/ (or, without images, to the labels' own folder of images). With
+    `shard_size`, every so many images begin another file: annotations-00000.json and so on, with ids that go on.
 
     Source: the data format page of the COCO dataset; `counts` as pycocotools' rleToString packs it.
     """
-    written = Written(folder)
-    body = folder / "annotations.part"
-    with (folder / ANNOTATIONS).open("w", encoding="ascii") as head_stream, body.open("w+", encoding="ascii") as stream:
-        head_stream.write(_header(labels, options))
-        images, annotations = _JsonList(head_stream), _JsonList(stream)
-        for record in labels.records():
-            if not isinstance(record, AnnotatedImage):
-                written.failed.append((record.path, record.reason))
-                continue
-            written.images += 1
-            images.add(_image(record, written.images))
-            for annotation in _annotations(record, written):
-                annotations.add(annotation)
-            place_image(labels.image_path(record), folder / IMAGES, record.path, options.images)
-        head_stream.write('\n],\n"annotations":[')
-        stream.seek(0)
-        shutil.copyfileobj(stream, head_stream)
-        head_stream.write("\n]}\n")
-    body.unlink()
-    return written
+
+    uses = frozenset({"compression", "ids", "shard_size"})
+
+    def __init__(self, folder: Path, context: Context) -> None:
+        super().__init__(folder, context)
+        self._ids = StableIds() if context.options.ids == "stable" else None
+        self._images = self._annotations = self._shards = 0
+        self._begin()
+
+    def add(self, image: ExportImage, side: str | None) -> None:
+        """Write an image and its objects."""
+        size = self.context.options.shard_size
+        if size and self._images and self._images % size == 0:
+            self._end()
+            self._begin()
+        self._images += 1
+        image_id = self._ids.image(image) if self._ids else self._images
+        self._image_list.add(_image(image, image_id))
+        for row, found in enumerate(image.objects):
+            self._annotations += 1
+            annotation_id = self._ids.annotation(image_id, row, image) if self._ids else self._annotations
+            self._annotation_list.add(self._annotation(found, image, annotation_id, image_id))
+        self.context.place(image, self.folder / IMAGES, image.path)
+        self.context.count(image, side)
+
+    def finish(self) -> None:
+        """Put the annotations behind the images."""
+        self._end()
+
+    def segmentation(self, found: ExportObject, image: ExportImage) -> Any:
+        """Return COCO's `segmentation` of an object that has a mask."""
+        return found.mask.to_coco() if found.mask is not None else None
+
+    def _begin(self) -> None:
+        options = self.context.options
+        name = f"annotations-{self._shards:05d}.json" if options.shard_size else ANNOTATIONS
+        self._shards += 1
+        if options.compression == "gzip":
+            raw = self.files.enter_context((self.folder / f"{name}.gz").open("xb"))
+            # No time and no name in the header: the same labels give the same bytes.
+            packed = self.files.enter_context(gzip.GzipFile("", "wb", 6, raw, mtime=0))
+            self._head: TextIO = self.files.enter_context(io.TextIOWrapper(cast(Any, packed), encoding="ascii"))
+        else:
+            self._head = self.open_text(name, encoding="ascii")
+        self._body = self.open_text(_BODY, "w+", encoding="ascii")
+        self._head.write(_header(self.context))
+        self._image_list, self._annotation_list = JsonList(self._head), JsonList(self._body)
+
+    def _end(self) -> None:
+        self._head.write('\n],\n"annotations":[')
+        self._body.seek(0)
+        shutil.copyfileobj(self._body, self._head)
+        self._head.write("\n]}\n")
+        self.files.close()
+        (self.folder / _BODY).unlink()
+
+    def _annotation(self, found: ExportObject, image: ExportImage, annotation_id: int, image_id: int) -> dict[str, Any]:
+        annotation: dict[str, Any] = {"id": annotation_id, "image_id": image_id, "category_id": found.class_id}
+        if found.mask is not None:
+            annotation["segmentation"] = self.segmentation(found, image)
+        annotation["area"] = _short(found.area)
+        annotation["bbox"] = [_short(side) for side in found.box_xywh]
+        annotation["iscrowd"] = int(found.crowd)
+        for key, score in (("score", found.score), ("mask_score", found.mask_score)):
+            if score is not None:
+                annotation[key] = round(score, _SCORE_DIGITS)
+        for key, text in (
+            ("prompt", found.prompt),
+            (OBJECT_ID, found.instance_id),
+            ("provenance", found.provenance),
+        ):
+            if text is not None:
+                annotation[key] = text
+        return annotation
 
 
-def _header(labels: Labels, options: ExportOptions) -> str:
+def write(labels: Labels, folder: Path, options: ExportOptions) -> Written:
+    """Write labels as COCO into an empty folder, without a split; see `pipeline.export.writer.write_images`."""
+    return write_images(labels, folder, options, CocoWriter)
+
+
+def _short(value: float) -> int | float:
+    """Return a whole number as such, another one with few digits."""
+    return int(value) if value == int(value) else round(value, _BOX_DIGITS)
+
+
+def _header(context: Context) -> str:
     """Return the JSON text up to the opening of the list of images."""
+    labels = context.labels
     info = {
         "description": f"Labels made by groundlabel in {labels.folder.resolve().name}",
         "version": str(labels.settings.get("groundlabel", "")),
@@ -80,45 +129,21 @@ def _header(labels: Labels, options: ExportOptions) -> str:
         "fingerprint": labels.fingerprint,
         "made_with": labels.settings.get("parts", {}),
     }
-    licence = options.licence or "Unknown: the licence of the images was not given"
+    licence = context.options.licence or "Unknown: the licence of the images was not given"
     licenses = [{"id": _LICENSE_ID, "name": licence, "url": ""}]
-    categories = [{"id": spec.id, "name": spec.name, "supercategory": ""} for spec in labels.ontology.classes]
+    categories = [{"id": spec.id, "name": spec.name, "supercategory": ""} for spec in context.classes.classes]
     parts = {"info": info, "licenses": licenses, "categories": categories}
     lines = ",\n".join(f"{json.dumps(key)}:{json.dumps(value, allow_nan=False)}" for key, value in parts.items())
     return "{" + lines + ',\n"images":['
 
 
-def _image(record: AnnotatedImage, image_id: int) -> dict[str, Any]:
-    height, width = record.image_hw
+def _image(image: ExportImage, image_id: int) -> dict[str, Any]:
+    height, width = image.image_hw
     return {
         "id": image_id,
-        "file_name": record.path,
+        "file_name": image.path,
         "width": width,
         "height": height,
         "license": _LICENSE_ID,
-        "groundlabel_id": record.image_id,
+        "groundlabel_id": image.image_id,
     }
-
-
-def _annotations(record: AnnotatedImage, written: Written) -> Iterator[dict[str, Any]]:
-    """Yield the annotations of one image and count them; a mask without pixels is noted and left out."""
-    instances = record.instances
-    areas, boxes_xywh = mask_areas(instances.masks), mask_boxes_xywh(instances.masks)
-    for row in range(len(instances)):
-        if areas[row] == 0:
-            written.empty_masks.append((record.path, record.instance_ids[row]))
-            continue
-        written.annotations += 1
-        yield {
-            "id": written.annotations,
-            "image_id": written.images,
-            "category_id": int(instances.detections.class_ids[row]),
-            "segmentation": instances.masks[row].to_coco(),
-            "area": int(areas[row]),
-            "bbox": [int(side) for side in boxes_xywh[row]],
-            "iscrowd": 0,
-            "score": round(float(instances.detections.scores[row]), _SCORE_DIGITS),
-            "mask_score": round(float(instances.mask_scores[row]), _SCORE_DIGITS),
-            "prompt": record.prompts[row],
-            "instance_id": record.instance_ids[row],
-        }

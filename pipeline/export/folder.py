@@ -1,41 +1,68 @@
 """The folder of an export: written aside and moved in when complete, never over somebody's files."""
 
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.export.empties import EmptyRule
+from pipeline.export.names import check_inside
+from pipeline.proof.box_sizes import BoxSizes
 
 MARKER = "export.json"
 """Says what an export holds and what was left out; its presence marks a folder as ours to overwrite."""
 IMAGE_MODES = ("link", "copy", "none")
+COMPRESSIONS = ("none", "gzip")
+ID_KINDS = ("count", "stable")
+_CHUNK = 1 << 20
 _PART = ".groundlabel-part"
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What every format takes.
+    """What every format takes; each says in docs/exports.md which of the last four it uses.
 
     Attributes:
         images: "link" (symbolic links), "copy" or "none": how image files come into the export.
         overwrite: Replace an earlier export in the same folder.
         licence: Name of the licence of the images, for formats that carry one.
+        empty: Which images without objects are kept: "keep", "drop" or a percentage such as "10%".
+        classes: File that renames, merges and drops classes (`pipeline.export.classes`); None keeps them.
+        compression: "none" or "gzip", of COCO's JSON.
+        ids: Of COCO's images and annotations: "count" (1, 2, 3 …) or "stable" (from the image's own id).
+        epsilon: Most pixels by which a polygon may be simplified; 0 keeps every pixel.
+        shard_size: Most images in a file of a format that has many; 0 means the format's default.
 
     Raises:
-        UserError: `images` is none of the three.
+        UserError: A value is none of these.
     """
 
     images: str = "link"
     overwrite: bool = False
     licence: str = ""
+    empty: str = "keep"
+    classes: str | Path | None = None
+    compression: str = "none"
+    ids: str = "count"
+    epsilon: float = 0.0
+    shard_size: int = 0
 
     def __post_init__(self) -> None:
-        if self.images not in IMAGE_MODES:
-            raise UserError(f"images must be one of {', '.join(IMAGE_MODES)}, not {self.images!r}")
+        choices = (("images", IMAGE_MODES), ("compression", COMPRESSIONS), ("ids", ID_KINDS))
+        for name, known in choices:
+            if getattr(self, name) not in known:
+                raise UserError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
+        EmptyRule.parse(self.empty)
+        if not 0 <= self.epsilon <= 100:
+            raise UserError(f"--epsilon must be 0 to 100 pixels, not {self.epsilon}")
+        if self.shard_size < 0:
+            raise UserError(f"--shard-size must be at least 1, not {self.shard_size}")
 
 
 @dataclass
@@ -48,6 +75,17 @@ class Written:
         annotations: Objects in it.
         failed: (path, reason) of each image that failed in the run.
         empty_masks: (path, instance id) of each object whose mask has no pixel.
+        empty_images: Images in it without objects.
+        dropped_empty: Images left out because they hold nothing.
+        dropped_classes: Objects left out by the class file, by their old class.
+        not_expressible: Objects that the format has no words for, by reason.
+        unassigned: Images left out because the split gave them no side.
+        class_counts: Side ("" without a split) -> objects of each class.
+        box_sizes: Class -> sizes of its boxes, over all sides.
+        image_counts: Side -> images.
+        provenance: Objects by what made them: "model", "human", "model+human" or "unknown".
+        renamed: (path, path in the export) of each image that goes by another name there.
+        notes: What a person should know, one line each.
     """
 
     output: Path
@@ -55,10 +93,30 @@ class Written:
     annotations: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)
     empty_masks: list[tuple[str, str]] = field(default_factory=list)
+    empty_images: int = 0
+    dropped_empty: int = 0
+    dropped_classes: Counter[str] = field(default_factory=Counter)
+    not_expressible: Counter[str] = field(default_factory=Counter)
+    unassigned: int = 0
+    class_counts: dict[str, Counter[str]] = field(default_factory=dict)
+    box_sizes: defaultdict[str, BoxSizes] = field(default_factory=lambda: defaultdict(BoxSizes))
+    image_counts: Counter[str] = field(default_factory=Counter)
+    provenance: Counter[str] = field(default_factory=Counter)
+    renamed: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+Finish = Callable[[Path, Written], None]
+"""Adds files to an export that is written but not yet in its place, such as a datasheet."""
 
 
 def export_folder(
-    output: Path, format_name: str, fingerprint: str, options: ExportOptions, write: Callable[[Path], Written]
+    output: Path,
+    format_name: str,
+    fingerprint: str,
+    options: ExportOptions,
+    write: Callable[[Path], Written],
+    finish: Finish | None = None,
 ) -> Written:
     """Let `write` fill an empty folder inside the output, then put its files in place.
 
@@ -68,6 +126,7 @@ def export_folder(
         fingerprint: Of the labels, for the marker.
         options: Whether an earlier export may be replaced.
         write: Fills the folder that it is given.
+        finish: Called after it with the same folder and what was written.
 
     Raises:
         UserError: The output is a file, or holds something that is not to be replaced.
@@ -81,9 +140,12 @@ def export_folder(
     part.mkdir(parents=True)
     try:
         written = write(part)
+        if finish is not None:
+            finish(part, written)
         written.output = output
         entries = sorted(entry.name for entry in part.iterdir())
-        (part / MARKER).write_text(_marker(written, format_name, fingerprint, options, entries), encoding="utf-8")
+        head = {"format": format_name, "fingerprint": fingerprint, "image_mode": options.images, "files": entries}
+        _write_marker(part, head | _summary(written))
         for name in earlier:
             _remove(output / name)
         for name in [*entries, MARKER]:
@@ -109,17 +171,24 @@ def place_image(source: Path, folder: Path, path: str, mode: str) -> None:
     """
     if mode == "none":
         return
-    parts = PurePosixPath(path).parts
-    if ".." in parts or PurePosixPath(path).is_absolute():
-        raise UserError(f"{path!r} leads out of the export's folder; export with --images none")
-    if not source.is_file():
-        raise UserError(f"the image {source} of the run is gone; put it back or export with --images none")
-    target = folder.joinpath(*parts)
+    check_inside(path)
+    check_image(source)
+    target = folder / path
     target.parent.mkdir(parents=True, exist_ok=True)
     if mode == "link":
         target.symlink_to(source.resolve())
     else:
         shutil.copy2(source, target)
+
+
+def check_image(source: Path) -> None:
+    """Refuse an image file that is not there.
+
+    Raises:
+        UserError: It is gone.
+    """
+    if not source.is_file():
+        raise UserError(f"the image {source} is gone; put it back or export with --images none")
 
 
 def _earlier_entries(output: Path, overwrite: bool) -> list[str]:
@@ -147,15 +216,48 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _marker(written: Written, format_name: str, fingerprint: str, options: ExportOptions, entries: list[str]) -> str:
-    content: dict[str, Any] = {
-        "format": format_name,
-        "fingerprint": fingerprint,
-        "image_mode": options.images,
-        "files": entries,
+def checksums(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield (path below the folder, SHA-256) of every file in it that is no link, sorted within each folder."""
+    for root, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            path = Path(root, name)
+            if not path.is_symlink():
+                with path.open("rb") as stream:
+                    yield path.relative_to(folder).as_posix(), hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _summary(written: Written) -> dict[str, Any]:
+    return {
         "images": written.images,
         "annotations": written.annotations,
+        "sides": {
+            side: {"images": count, "objects": dict(sorted(written.class_counts.get(side, Counter()).items()))}
+            for side, count in sorted(written.image_counts.items())
+        },
+        "provenance": dict(sorted(written.provenance.items())),
+        "notes": written.notes,
+        "images_without_objects": written.empty_images,
+        "left_out": {
+            "images_without_objects": written.dropped_empty,
+            "images_without_a_side": written.unassigned,
+            "objects_by_class": dict(sorted(written.dropped_classes.items())),
+            "objects_by_reason": dict(sorted(written.not_expressible.items())),
+        },
+        "renamed_images": [{"path": path, "as": new} for path, new in written.renamed],
         "failed_images": [{"path": path, "reason": reason} for path, reason in written.failed],
         "empty_masks": [{"path": path, "instance_id": instance_id} for path, instance_id in written.empty_masks],
     }
-    return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+
+def _write_marker(folder: Path, content: dict[str, Any]) -> None:
+    """Write the marker, with the checksums of all other files one by one as its last part."""
+    head = json.dumps(content, indent=2, allow_nan=False).removesuffix("\n}")
+    between = "\n"
+    with (folder / MARKER).open("x", encoding="utf-8") as stream:
+        stream.write(head + ',\n  "sha256": {')
+        for path, digest in checksums(folder):
+            if path != MARKER:
+                stream.write(f"{between}    {json.dumps(path)}: {json.dumps(digest)}")
+                between = ",\n"
+        stream.write("\n  }\n}\n")

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from models.ontology import Ontology
-from pipeline.records import Record
-from pipeline.store.run import Run
+from pipeline.errors import UserError
+from pipeline.export.coco_labels import CocoLabels, find_annotations
+from pipeline.export.objects import LabelRecord
+from pipeline.store.run import Run, is_run
 
 
 class Labels(Protocol):
@@ -14,7 +16,7 @@ class Labels(Protocol):
 
     @property
     def folder(self) -> Path:
-        """The folder that was opened."""
+        """The folder or file that was opened."""
 
     @property
     def ontology(self) -> Ontology:
@@ -28,17 +30,40 @@ class Labels(Protocol):
     def settings(self) -> dict[str, Any]:
         """How the labels were made; JSON-able."""
 
-    def records(self) -> Iterator[Record]:
-        """Yield every image, labelled or failed."""
+    def records(self) -> Iterator[LabelRecord]:
+        """Yield every image, labelled or failed, in the order of the paths; may be called again."""
 
-    def image_path(self, record: Record) -> Path:
-        """Return where the image file is."""
+    def image_path(self, record: Any) -> Path:
+        """Return where the image file of a record is; only its `path` is used."""
 
 
-def open_labels(folder: str | Path) -> Labels:
-    """Open the labels in a folder.
+def open_labels(source: str | Path, images_root: str | Path | None = None, only: str = "all") -> Labels:
+    """Open labels: a run folder, a COCO file (.json, .json.gz), or the folder of a COCO export.
+
+    A run that people corrected gives the corrected labels.
+
+    Args:
+        source: The folder or file.
+        images_root: Folder that the paths of a COCO file start from; None looks beside the file, and in images/ and
+            data/ there. A run knows its own.
+        only: "all", or "accepted" for the images of a run that a person accepted.
 
     Raises:
-        UserError: There is no run.
+        UserError: There is no such thing, it is damaged, a run was given a folder of images, or nobody reviewed what
+            only accepted images are asked of.
     """
-    return Run.open(folder)
+    from pipeline.reviewed.labels import ReviewedLabels  # it needs this package's types
+    from pipeline.reviewed.layer import has_layer
+
+    path = Path(source)
+    coco = path.is_file() or (path.is_dir() and not is_run(path) and find_annotations(path) is not None)
+    if only != "all" and (coco or not has_layer(path)):
+        raise UserError(
+            f"--only {only}: {path} is no run that was reviewed; `groundlabel review` keeps what is accepted"
+        )
+    if coco:
+        return CocoLabels.open(path, images_root)
+    run = Run.open(path)
+    if images_root is not None:
+        raise UserError(f"{path} is a run, which knows where its images are; leave --images-root out")
+    return ReviewedLabels(run, only) if has_layer(path) else run
