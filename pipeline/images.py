@@ -42,6 +42,7 @@ _BAND_PIXELS = 4_000_000
 _BLOCK_BYTES = 64 * 1024**2
 """Pillow's blocks of pixels: of its own 16 MB, malloc keeps those of a large image in each thread that decoded one."""
 _ORIENTATION_TAG = 0x0112
+_SIDEWAYS = (5, 6, 7, 8)
 _TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     2: lambda pixels: pixels[:, ::-1],
     3: lambda pixels: pixels[::-1, ::-1],
@@ -120,6 +121,21 @@ def measure_image(path: str | os.PathLike[str]) -> int:
             return 3 * image.size[0] * image.size[1]
     except Exception:  # broken files make Pillow raise nearly anything; reading the image will say what is wrong
         return 0
+
+
+def upright_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Return an image's (width, height) in pixels, its EXIF orientation applied, from the header alone.
+
+    Raises:
+        OSError: It cannot be opened, or is no image.
+        ValueError: Its header is broken.
+        SyntaxError: Likewise; Pillow raises all three.
+        Image.DecompressionBombError: It is larger than Pillow opens.
+    """
+    with Image.open(path) as image:
+        width, height = image.size
+        turned = image.getexif().get(_ORIENTATION_TAG, 1) in _SIDEWAYS
+    return (height, width) if turned else (width, height)
 
 
 def describe_error(error: BaseException, path: str | os.PathLike[str] = "") -> str:

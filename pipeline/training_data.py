@@ -16,19 +16,16 @@ from PIL import Image
 
 from models.class_spec import normalise_prompt
 from pipeline.errors import UserError
+from pipeline.export.coco_labels import ANNOTATION_FILES, find_images_root
 from pipeline.export.labels import open_labels
-from pipeline.images import prepare_decoding
-from pipeline.records import AnnotatedImage
+from pipeline.export.objects import annotated_to_export
+from pipeline.images import prepare_decoding, upright_size
+from pipeline.records import AnnotatedImage, FailedImage
 from pipeline.store.run import is_run
 
-ANNOTATION_FILES = ("annotations.json", "instances.json", "_annotations.coco.json", "labels.json")
-"""Names under which a COCO export's folder holds its annotations."""
-IMAGE_FOLDERS = (".", "images", "data")
 _TOLERANCE = 2.0
 """Pixels that a box may reach out of its image; annotation tools round."""
 _SHOWN = 5
-_TURNED = (5, 6, 7, 8)
-_ORIENTATION_TAG = 0x0112
 
 
 @dataclass(frozen=True)
@@ -117,17 +114,18 @@ def _read_run(folder: Path) -> TrainingData:
     found = TrainingData(folder, [normalise_prompt(spec.name) for spec in labels.ontology.classes], [])
     failed = 0
     for record in labels.records():
-        if not isinstance(record, AnnotatedImage):
+        if isinstance(record, FailedImage):
             failed += 1
             continue
-        boxes = []
-        corners = record.instances.detections.boxes_xyxy.tolist()
-        rows = zip(corners, record.class_names, record.instance_ids, strict=True)
-        for (left, top, right, bottom), name, instance_id in rows:
-            origin = f"{folder}: instance {instance_id} of {record.path}"
-            boxes.append(LabelledBox((left, top, right - left, bottom - top), normalise_prompt(name), origin))
-        height, width = record.image_hw
-        found.files.append(LabelledFile(record.image_id, labels.image_path(record), tuple(boxes), (width, height)))
+        image = annotated_to_export(record) if isinstance(record, AnnotatedImage) else record
+        place = f"of {image.path}"
+        boxes = [
+            LabelledBox(one.box_xywh, normalise_prompt(one.class_name), f"{folder}: instance {one.instance_id} {place}")
+            for one in image.objects
+            if not one.crowd
+        ]
+        height, width = image.image_hw
+        found.files.append(LabelledFile(image.image_id, labels.image_path(image), tuple(boxes), (width, height)))
     if failed:
         found.notes.append(f"left out: {failed} images that failed in the run")
     return found
@@ -194,8 +192,7 @@ def _image_root(file: Path, names: Sequence[str], images: Path | None) -> Path:
         if not images.is_dir():
             raise UserError(f"{images}: no such folder of images")
         return images
-    candidates = [file.parent / name for name in IMAGE_FOLDERS]
-    return max(candidates, key=lambda folder: sum((folder / name).is_file() for name in names[:200]))
+    return find_images_root(file.parent, names[:200])
 
 
 def _check_files(found: TrainingData) -> None:
@@ -227,12 +224,10 @@ def _image_size(path: Path) -> tuple[tuple[int, int] | None, str]:
     if not path.is_file():
         return None, "is missing; say where the images are with --images"
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(_ORIENTATION_TAG, 1) in _TURNED
+        size = upright_size(path)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         return None, f"is no image that can be read ({type(error).__name__})"
-    return ((height, width) if turned else (width, height)), ""
+    return size, ""
 
 
 def _box_problem(box_xywh: Sequence[float], size: tuple[int, int]) -> str | None:

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from PIL import Image
 from pycocotools import mask as coco_mask
 
 from models.class_spec import ClassSpec, normalise_prompt
@@ -17,6 +16,7 @@ from models.masks import Rle, mask_areas, mask_boxes_xywh
 from models.ontology import Ontology
 from pipeline.errors import UserError
 from pipeline.export.objects import ExportImage, ExportObject
+from pipeline.images import upright_size
 from pipeline.paths import path_to_image_id, path_to_stored, stored_to_path
 
 ANNOTATION_FILES = ("annotations.json", "instances.json", "_annotations.coco.json", "labels.json")
@@ -27,8 +27,6 @@ OBJECT_ID = "object_id"
 """Key of an annotation's `instance_id`, a name that FiftyOne keeps for itself and refuses to read."""
 _LISTS = ("images", "annotations", "categories")
 _LOOKED_AT = 200
-_TURNED = (5, 6, 7, 8)
-_ORIENTATION_TAG = 0x0112
 
 
 def find_annotations(folder: Path) -> Path | None:
@@ -64,7 +62,7 @@ class CocoLabels:
             _check_annotation(file, place, annotation, self._images, self._class_ids)
             self._annotations[annotation["image_id"]].append(annotation)
         names = [str(image["file_name"]) for image in list(self._images.values())[:_LOOKED_AT]]
-        self.images_root = images_root or _find_images(file.parent, names)
+        self.images_root = images_root or find_images_root(file.parent, names)
 
     @classmethod
     def open(cls, path: str | Path, images_root: str | Path | None = None) -> Self:
@@ -193,14 +191,12 @@ def _image_hw(image: dict[str, Any], path: Path, file: Path) -> tuple[int, int]:
     if isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0:
         return height, width
     try:
-        with Image.open(path) as opened:
-            size = opened.size
-            turned = opened.getexif().get(_ORIENTATION_TAG, 1) in _TURNED
+        width, height = upright_size(path)
     except (OSError, ValueError, SyntaxError) as error:
         raise UserError(
             f"{file}: image {image['id']} has no width and height, and {path} cannot be read; give --images-root"
         ) from error
-    return size if turned else (size[1], size[0])
+    return height, width
 
 
 def _to_object(
@@ -282,7 +278,7 @@ def read_segmentation(segmentation: Any, image_hw: tuple[int, int], origin: str)
     return rle
 
 
-def _find_images(folder: Path, names: Sequence[str]) -> Path:
+def find_images_root(folder: Path, names: Sequence[str]) -> Path:
     """Return the folder in which most of the named images are."""
     candidates = [folder / name for name in IMAGE_FOLDERS]
     return max(candidates, key=lambda candidate: sum((candidate / name).is_file() for name in names))
