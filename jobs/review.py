@@ -4,13 +4,15 @@ import argparse
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
-    from pipeline.review.ingest import IngestResult
+    from pipeline.review.app import AppServer
+    from pipeline.review.ingest import IngestResult, Syncing
 
-HELP = "Look through a run's labels in the FiftyOne App."
+HELP = "Look through a run's labels in the FiftyOne App, and correct them."
 EXAMPLE = """
 groundlabel review run/
 groundlabel review run/ --no-app
@@ -18,10 +20,20 @@ groundlabel review run/ --port 5160
 """
 
 
+_SYNC_SECONDS = 60
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.add_argument("run", metavar="RUN", help="the folder of a run")
     parser.add_argument("--no-app", action="store_true", help="only bring the labels into FiftyOne's dataset")
+    parser.add_argument(
+        "--look",
+        type=int,
+        default=2000,
+        metavar="N",
+        help="look at N images to find labels that do not fit what is there, some 20 ms each (default: 2000)",
+    )
     parser.add_argument("--port", type=int, help="port of the App (default: 5151, or a free one where it is taken)")
     parser.add_argument(
         "--address",
@@ -35,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pipeline.errors import UserError
     from pipeline.review.app import AppServer, is_loopback, open_listener
     from pipeline.review.connection import connected_fiftyone
-    from pipeline.review.ingest import ingest
+    from pipeline.review.ingest import Syncing, ingest
     from pipeline.store.run import Run
 
     opened = Run.open(arguments.run)
@@ -49,25 +61,43 @@ def run(arguments: argparse.Namespace) -> int:
             "read any file that you can; safer is the tunnel shown below with the default address",
             file=sys.stderr,
         )
+    if arguments.look < 0:
+        raise UserError(f"--look {arguments.look}: must be 0 or more")
     _end_on_signals()
     print("Starting FiftyOne and its database …", file=sys.stderr, flush=True)
     with connected_fiftyone():
         if listener is None:
-            _print_result(ingest(opened, _Progress(total)))
+            _print_result(ingest(opened, _Progress(total), arguments.look))
             return 0
         with AppServer(listener) as server:
-            result = ingest(opened, _Progress(total))
+            result = ingest(opened, _Progress(total), arguments.look)
             _print_result(result)
             server.wait_until_ready()
             print(f"FiftyOne App: {server.url(result.slug)}  (Ctrl-C ends it)")
             print(
                 f"from another machine: ssh -N -L {server.port}:127.0.0.1:{server.port} USER@THIS-MACHINE", flush=True
             )
-            try:
-                server.wait()
-            except KeyboardInterrupt:
-                print("\nThe App is closed; the dataset is kept.", file=sys.stderr)
+            _sync_until_closed(server, Syncing(opened))
     return 0
+
+
+def _sync_until_closed(server: "AppServer", sync: "Syncing") -> None:
+    """Write corrections into the run's reviewed layer while the App is open and once more when it is closed.
+
+    Raises:
+        UserError: The App's server or the database ended by itself; the corrections up to the last sync are kept.
+        SystemExit: A signal other than Ctrl-C asked us to end.
+    """
+    try:
+        while True:
+            server.wait(_SYNC_SECONDS)
+            sync()
+    except KeyboardInterrupt:
+        print("\nThe App is closed; the dataset is kept.", file=sys.stderr)
+    finally:
+        if sync.can_reach_database():
+            sync(everything=True)
+            _print_changes(sync.changes)
 
 
 def _end_on_signals() -> None:
@@ -103,12 +133,24 @@ class _Progress:
 
 
 def _print_result(result: "IngestResult") -> None:
-    unchanged = result.images - result.added - result.updated - result.kept
+    unchanged = result.images - result.added - result.updated - result.kept - result.deleted
     print(
         f"dataset {result.dataset}: {result.images} images, {result.instances} objects, {result.failed} failed "
         f"({result.added} new, {result.updated} updated, {unchanged} unchanged)"
     )
+    _print_changes(result.changes)
     if result.kept:
-        print(f"{result.kept} images have new labels in the run, but were edited or tagged 'reviewed': left alone")
+        print(f"{result.kept} reviewed images have new labels in the run: the reviewed ones were left alone")
+    if result.proposals:
+        print(f"{result.proposals} objects of the run are proposed in reviewed images (saved view 'Proposals')")
+    if result.deleted:
+        print(f"{result.deleted} images of the run were deleted in the review, and stay so")
     if result.gone:
         print(f"{result.gone} images are in the dataset but not in the run: tagged 'not_in_run', not deleted")
+
+
+def _print_changes(changes: Mapping[str, int]) -> None:
+    from pipeline.reviewed.changes import describe_counts
+
+    if text := describe_counts(changes):
+        print(f"corrections written to the run: {text}")

@@ -5,18 +5,32 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
 from models.detections import Detections, Instances
 from models.masks import encode_mask
 from models.ontology import Ontology
+from pipeline.errors import UserError
 from pipeline.paths import path_to_image_id, path_to_stored
 from pipeline.records import AnnotatedImage, FailedImage, ImageTiming, Record
+from pipeline.review.mongod import find_mongod
 from pipeline.store.manifest import MANIFEST_NAME, ManifestWriter
 from pipeline.store.run import RUN_FILE, SHARDS_FOLDER, TIMINGS_FOLDER
 from pipeline.store.shards import write_shard
 
+
+def mongod_missing() -> str:
+    """Return why no MongoDB server can run here; empty where one can."""
+    try:
+        find_mongod()
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+needs_mongod = pytest.mark.skipif(bool(mongod_missing()), reason=mongod_missing() or "mongod is here")
 ONTOLOGY = Ontology.from_dict(
     {
         "round thing": {"prompts": ["circle", "disc"], "color": "#ff00ff"},
@@ -95,5 +109,5 @@ def write_run(folder: Path, records: Sequence[Record], fingerprint: str = "f" * 
             Image.new("RGB", record.image_hw[::-1], (GREY, GREY, GREY)).save(path)
     with ManifestWriter(run) as manifest:
         timings = [ImageTiming(record.image_id, 0, 0, 0, 0, "host", "worker") for record in records]
-        manifest.append(write_shard(run, records, timings, fingerprint, {}))
+        manifest.append(write_shard(run, records, timings, fingerprint, {}).to_line())
     return run

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from typing import NoReturn, Self
+from typing import Self
 
 from pipeline.errors import UserError
 from pipeline.review import keeper
@@ -121,13 +121,16 @@ class AppServer:
             time.sleep(0.1)
         raise UserError(f"FiftyOne's server on {self._base()} did not start: {self._last_words()}")
 
-    def wait(self) -> NoReturn:
-        """Return never, but for an exception such as KeyboardInterrupt.
+    def wait(self, seconds: float) -> None:
+        """Return after some time.
 
         Raises:
-            UserError: The server ended by itself.
+            UserError: The server ended by itself meanwhile.
         """
-        status = self._child.wait()
+        try:
+            status = self._child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return
         raise UserError(f"FiftyOne's server on {self._base()} ended with status {status}: {self._last_words()}")
 
     def _last_words(self) -> str:

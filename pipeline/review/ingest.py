@@ -1,8 +1,8 @@
 """Bring a run into a persistent FiftyOne dataset: an upsert that a person's work survives.
 
-The dataset is a view of the shards. Each sample remembers digests of the run's row and of the labels that were made of
-it: a row that did not change is not written again, and a sample whose labels are no longer what was written, or that
-is tagged `reviewed`, belongs to a person and is left as it is.
+The dataset is a view of the shards and of the run's reviewed layer. What people changed in it goes into the layer first
+(`sync`); then each sample whose row or reviewed state is not what was written into it is written anew. In images that
+a person reviewed, the labels are the layer's, and what a later run finds there besides is kept apart as proposals.
 """
 
 import contextlib
@@ -10,16 +10,25 @@ import fcntl
 import itertools
 import logging
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.queues import QueueColumns, score_images
 from pipeline.records import AnnotatedImage, FailedImage
 from pipeline.review import schema
+from pipeline.review.database import REACH_SECONDS
 from pipeline.review.mongod import cache_folder
+from pipeline.review.present import PresentImages
 from pipeline.review.schema import dataset_name
-from pipeline.review.upsert import set_tag, write_chunk
+from pipeline.review.sync import sync_dataset
+from pipeline.review.upsert import Upsert, set_tag
+from pipeline.review.views import save_views, write_queues
+from pipeline.reviewed.labels import reviewed_ontology
+from pipeline.reviewed.layer import ReviewedLayer
 from pipeline.store.run import Run
 
 _CHUNK = 200
@@ -38,9 +47,12 @@ class IngestResult:
         instances: Objects in those rows.
         failed: Rows of images that could not be labelled; their samples are tagged `failed`.
         added: Samples that are new.
-        updated: Samples whose row had changed.
-        kept: Samples whose row had changed but which a person had edited or tagged `reviewed`; not written.
+        updated: Samples whose row or reviewed state had changed.
+        kept: Samples whose row had changed, but which a person has reviewed: new labels are proposals there.
         gone: Samples whose image is not in the run any more; tagged `not_in_run`, not deleted.
+        deleted: Images of the run that a person took out of the dataset.
+        proposals: Objects that are proposed in reviewed images.
+        changes: What people had changed since the last ingest or sync, by kind.
     """
 
     dataset: str
@@ -52,30 +64,39 @@ class IngestResult:
     updated: int
     kept: int
     gone: int
+    deleted: int = 0
+    proposals: int = 0
+    changes: Mapping[str, int] = field(default_factory=dict)
 
 
-def ingest(run: Run, progress: Callable[[int], None] | None = None) -> IngestResult:
-    """Make a run's dataset equal to its shards, except for what a person changed.
+def ingest(run: Run, progress: Callable[[int], None] | None = None, looks: int = 0) -> IngestResult:
+    """Make a run's dataset equal to its shards and its reviewed layer, after a sync of what people changed there.
 
     May be killed at any time and run again. FiftyOne must be connected (`pipeline.review.connection`).
 
     Args:
         run: The run, opened.
         progress: Called with the number of rows done so far.
+        looks: At how many images to look for the queues; the others are judged by their labels alone.
 
     Raises:
-        UserError: The dataset of this name belongs to another run.
+        UserError: The dataset of this name belongs to another run, or the reviewed layer cannot be read or written.
     """
     name = dataset_name(run.folder)
-    with _only_writer(name):
-        dataset = _open_dataset(run, name)
-        changes = {"added": 0, "updated": 0, "kept": 0}
+    with only_writer(name):
+        layer = ReviewedLayer(run.folder)
+        dataset = open_dataset(run, name)
+        sync_dataset(run, dataset, layer)
+        _offer_classes(run, dataset, layer)
+        columns = QueueColumns()
+        upsert = Upsert(dataset, run, layer.images, columns, looks)
         images = instances = failed = 0
         seen: set[str] = set()
         records = run.records()
         while chunk := list(itertools.islice(records, _CHUNK)):
-            for key, count in write_chunk(dataset, run, chunk).items():
-                changes[key] += count
+            upsert.write(chunk)
+            if not images:
+                save_views(dataset)
             seen.update(record.image_id for record in chunk)
             images += len(chunk)
             failed += sum(isinstance(record, FailedImage) for record in chunk)
@@ -83,12 +104,95 @@ def ingest(run: Run, progress: Callable[[int], None] | None = None) -> IngestRes
             if progress is not None:
                 progress(images)
         gone = _tag_gone(dataset, seen)
+        write_queues(dataset, score_images(columns))
         _finish(dataset, run)
-        return IngestResult(name, dataset.slug, images, instances, failed, gone=gone, **changes)
+        deleted = sum(layer.images[image_id].deleted for image_id in seen & layer.images.keys())
+        return IngestResult(
+            *(name, dataset.slug, images, instances, failed),
+            added=upsert.added,
+            updated=upsert.updated,
+            kept=upsert.kept,
+            gone=gone,
+            deleted=deleted,
+            proposals=upsert.proposals,
+            changes=dict(layer.counts),
+        )
+
+
+class Syncing:
+    """Writes what people change in a run's dataset into the run's reviewed layer, as often as it is called.
+
+    FiftyOne must be connected, and the run must have been ingested. The first call looks at all samples, later ones
+    only at those that were saved since.
+
+    Args:
+        run: The run, opened.
+
+    Attributes:
+        changes: What was found so far, by kind.
+
+    Raises:
+        UserError: The run has no dataset in this database.
+    """
+
+    def __init__(self, run: Run) -> None:
+        import fiftyone as fo
+
+        self._run, self._name = run, dataset_name(run.folder)
+        if not fo.dataset_exists(self._name):
+            raise UserError(
+                f"{run.folder}: FiftyOne's database here has no dataset of this run; `groundlabel review` makes it"
+            )
+        self._since: datetime | None = None
+        self._layer: ReviewedLayer | None = None
+        self.changes: Counter[str] = Counter()
+
+    def __call__(self, everything: bool = False) -> int:
+        """Sync; returns how many images had changes.
+
+        Args:
+            everything: Look at all samples, also where the App says that they were not saved.
+
+        Raises:
+            UserError: The layer cannot be read or written, or the database does not answer.
+        """
+        import fiftyone as fo
+        from pymongo.errors import PyMongoError
+
+        with only_writer(self._name):
+            layer = self._layer if self._layer and self._layer.is_current() else ReviewedLayer(self._run.folder)
+            before, started = layer.counts.copy(), datetime.now(UTC)
+            try:
+                dataset = fo.load_dataset(self._name)
+                _check_owner(self._run, dataset)
+                count = sync_dataset(self._run, dataset, layer, None if everything else self._since)
+            except PyMongoError as error:
+                raise UserError(
+                    f"FiftyOne's database does not answer any more ({type(error).__name__}); corrections up to the "
+                    f"last minute are in {layer.folder}, later ones are found by the next `groundlabel review`"
+                ) from error
+            self._since, self._layer = started, layer
+        self.changes.update(layer.counts - before)
+        return count
+
+    def can_reach_database(self) -> bool:
+        """Say whether the database answers; waits a few seconds where it does not."""
+        import fiftyone as fo
+        from pymongo import MongoClient
+        from pymongo.errors import PyMongoError
+
+        milliseconds = int(1000 * REACH_SECONDS)
+        client: MongoClient[Any] = MongoClient(fo.config.database_uri, serverSelectionTimeoutMS=milliseconds)
+        try:
+            with client:
+                client.admin.command("ping")
+        except PyMongoError:
+            return False
+        return True
 
 
 @contextlib.contextmanager
-def _only_writer(name: str) -> Iterator[None]:
+def only_writer(name: str) -> Iterator[None]:
     """Hold the right to write a dataset; waits where another process has it."""
     folder = cache_folder() / "locks"
     folder.mkdir(parents=True, exist_ok=True)
@@ -104,28 +208,45 @@ def _only_writer(name: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _open_dataset(run: Run, name: str) -> Any:
-    """Load or make the dataset, with its fields, colours and label schema, marked as incomplete."""
+def open_dataset(run: Run, name: str) -> Any:
+    """Load or make the dataset, with its fields, marked as incomplete."""
     import fiftyone as fo
 
-    folder = os.fsencode(run.folder.resolve()).decode(errors="backslashreplace")
     dataset = fo.load_dataset(name) if fo.dataset_exists(name) else fo.Dataset(name, persistent=True)
-    known = dataset.info.get(_INFO_KEY, {})
-    if known.get("run", folder) != folder:
-        raise UserError(f"the dataset {name} belongs to the run {known['run']}, not to {folder}; rename a folder")
+    _check_owner(run, dataset)
     dataset.persistent = True
     _repair_counts(dataset)
     schema.declare_fields(dataset)
     dataset.reload()  # or the default attributes of new label fields are not known yet
-    ontology = run.ontology.to_dict()
-    if known.get("ontology") != ontology:  # while it stays the same, colours and choices are the user's
-        dataset.app_config.color_scheme = schema.color_scheme(run.ontology)
-        choices = {schema.PREDICTIONS: schema.label_schema(run.ontology)}
-        dataset.set_label_schemas(dataset.label_schemas | choices)
-        dataset.activate_label_schemas(schema.PREDICTIONS)
-    dataset.info[_INFO_KEY] = known | {"run": folder, "ontology": ontology, "complete": False}
+    known = dataset.info.get(_INFO_KEY, {})
+    dataset.info[_INFO_KEY] = known | {"run": _folder_name(run), "complete": False}
     dataset.save()
     return dataset
+
+
+def _folder_name(run: Run) -> str:
+    return os.fsencode(run.folder.resolve()).decode(errors="backslashreplace")
+
+
+def _check_owner(run: Run, dataset: Any) -> None:
+    owner = dataset.info.get(_INFO_KEY, {}).get("run", _folder_name(run))
+    if owner != _folder_name(run):
+        raise UserError(
+            f"the dataset {dataset.name} belongs to the run {owner}, not to {_folder_name(run)}; rename a folder"
+        )
+
+
+def _offer_classes(run: Run, dataset: Any, layer: ReviewedLayer) -> None:
+    """Give the App the colours and the choice of classes; while the classes stay the same, both are the user's."""
+    ontology = reviewed_ontology(run.ontology, layer.images.values())
+    if dataset.info[_INFO_KEY].get("ontology") == ontology.to_dict():
+        return
+    dataset.app_config.color_scheme = schema.color_scheme(ontology)
+    choices = schema.label_schemas(ontology)
+    dataset.set_label_schemas(dataset.label_schemas | choices)
+    dataset.activate_label_schemas(list(choices))
+    dataset.info[_INFO_KEY] = {**dataset.info[_INFO_KEY], "ontology": ontology.to_dict()}
+    dataset.save()
 
 
 def _finish(dataset: Any, run: Run) -> None:
@@ -134,6 +255,8 @@ def _finish(dataset: Any, run: Run) -> None:
 
     connection = foo.get_db_conn()
     connection.client.admin.command("fsync")
+    present = PresentImages(dataset)
+    present.record(present.now())
     dataset.info[_INFO_KEY] = {**dataset.info[_INFO_KEY], "complete": True, "fingerprint": run.fingerprint}
     dataset.save()
     connection.client.admin.command("fsync")
