@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,17 @@ _SHOWN_FAILURES = 5
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add an option for each field of `AnnotateConfig`, and those of the command itself."""
-    for option in fields(AnnotateConfig):
+    add_options(parser, [option.name for option in fields(AnnotateConfig)])
+    parser.add_argument("--config", metavar="FILE", help="TOML file of options; the command line wins over it")
+    parser.add_argument("--print-config", action="store_true", help="print all options as TOML and end")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what would be done, with time and memory from three of the images"
+    )
+
+
+def add_options(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
+    """Add options of `AnnotateConfig` by name; what is not given is None."""
+    for option in (AnnotateConfig.__dataclass_fields__[name] for name in names):
         kind, _ = option_type(option.name)
         text = option.metadata["help"].replace("%", "%%")
         if option.name == "images":
@@ -39,11 +50,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             text += f" (default: {option.default})"
         metavar = option.metadata.get("metavar", {int: "N", float: "X", str: "TEXT"}[kind])
         parser.add_argument(flag, type=kind, default=None, help=text, metavar=metavar)
-    parser.add_argument("--config", metavar="FILE", help="TOML file of options; the command line wins over it")
-    parser.add_argument("--print-config", action="store_true", help="print all options as TOML and end")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="say what would be done, with time and memory from three of the images"
-    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -61,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(_describe_plan(plan_annotate(config.images, config.classes, config.output, config), config.output))
         return 0
     result = annotate(config.images, config.classes, config.output, config)
-    return _report(result, config.output)
+    return report(result, config.output)
 
 
 def config_from_arguments(arguments: argparse.Namespace) -> AnnotateConfig:
@@ -75,9 +81,11 @@ def config_from_arguments(arguments: argparse.Namespace) -> AnnotateConfig:
     return base.merged({name: value for name, value in given.items() if value is not None})
 
 
-def _report(result: "AnnotateResult", output: str) -> int:
-    """Print what was done; returns the exit status."""
+def report(result: "AnnotateResult", output: str) -> int:
+    """Print what a call did to the run in `output`; returns the exit status."""
+    from pipeline.drops import describe_drops, sum_drops
     from pipeline.engine.progress import format_duration
+    from pipeline.store.manifest import read_manifest
 
     if result.interrupted:
         print(
@@ -94,6 +102,12 @@ def _report(result: "AnnotateResult", output: str) -> int:
         )
     else:
         print(f"Nothing to do: {output} has all {result.rows} images, with {result.instances} instances.")
+    if dropped := describe_drops(sum_drops(read_manifest(result.output))):
+        print(f"Boxes {dropped}; `groundlabel explain {output} --image PATH` says which and why.")
+    if result.changed:
+        print(f"{result.changed} images had changed since they were labelled, and were labelled anew.")
+    if result.vanished:
+        print(f"{result.vanished} images of the run are not among those asked for; their rows stay.")
     if result.failed:
         for row in result.failed[:_SHOWN_FAILURES]:
             print(f"  {row.path!r}: {row.reason}", file=sys.stderr)

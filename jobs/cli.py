@@ -10,9 +10,19 @@ from typing import Any, NoReturn, Protocol, cast
 
 COMMANDS = {
     "annotate": "jobs.annotate",
+    "status": "jobs.status",
+    "verify": "jobs.verify",
+    "retry": "jobs.retry",
+    "compact": "jobs.compact",
+    "merge": "jobs.merge",
     "review": "jobs.review",
+    "sync": "jobs.sync",
     "export": "jobs.export",
     "preview": "jobs.preview",
+    "explain": "jobs.explain",
+    "evaluate": "jobs.evaluate",
+    "lint": "jobs.lint",
+    "split": "jobs.split",
     "train": "jobs.train",
     "scenes": "jobs.scenes",
     "models": "jobs.models",
@@ -135,7 +145,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after `groundlabel`; None means this process's.
 
     Returns:
-        The exit status: 0 done, 1 a bug, 2 wrong use or input, 3 some images failed, 130 interrupted.
+        The exit status: 0 done, 1 a bug, or findings where a command looks for them, 2 wrong use or input, 3 some
+            images failed, 130 interrupted.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     name = next((word for word in words if not word.startswith("-")), None)

@@ -18,23 +18,61 @@ from pipeline.errors import UserError
 
 @dataclass(frozen=True)
 class FilterSettings:
-    """What is kept.
+    """What is kept; the defaults of all but `nms_iou` keep everything.
 
     Attributes:
         nms_iou: Of two boxes of a class with a higher IoU, the one with the lower score goes; 1 keeps all.
         class_agnostic: Compare boxes of all classes with each other.
         min_box_area: Smallest area in square pixels.
         max_box_share: Largest share of the image's area in (0, 1]; 1 keeps also boxes of the whole image.
+        agnostic_nms_iou: As `nms_iou`, for boxes of whatever class; 1 keeps all.
+        max_box_area: Largest area in square pixels; None for no limit.
+        min_box_share: Smallest share of the image's area.
+        max_aspect: Most that the longer side may be over the shorter one; None for no limit.
+        border_margin: Boxes nearer than this to the image's border go, pixels; None keeps them.
+        max_contained: Largest share of a box that may lie in a stronger box of its class; 1 keeps all.
+        top_k: Most boxes an image, the strongest; None for no limit.
+        min_mask_fill: Least area of a mask over that of its box.
+        max_mask_fill: Most of the same; None for no limit.
+        min_mask_score: Least predicted IoU of a mask.
     """
 
     nms_iou: float = 0.7
     class_agnostic: bool = False
     min_box_area: float = 0.0
     max_box_share: float = 1.0
+    agnostic_nms_iou: float = 1.0
+    max_box_area: float | None = None
+    min_box_share: float = 0.0
+    max_aspect: float | None = None
+    border_margin: float | None = None
+    max_contained: float = 1.0
+    top_k: int | None = None
+    min_mask_fill: float = 0.0
+    max_mask_fill: float | None = None
+    min_mask_score: float = 0.0
+
+
+@dataclass(frozen=True)
+class TileSettings:
+    """How large images are cut into tiles.
+
+    Attributes:
+        side: Of a tile, pixels; images without a longer side are not cut. None chooses it by image and detector.
+        overlap: Least share of a tile that it has in common with the next, 0 to .5.
+        object_side: With `side` None: side in pixels of the smallest objects to be found.
+    """
+
+    side: int | None
+    overlap: float = 0.2
+    object_side: int = 32
+
+
+_LEAST_TILE = 64
 
 
 def _option(default: Any, help_text: str, **more: Any) -> Any:
-    """Declare an option with its help text; `more` are limits: above, below, least, most, choices, metavar."""
+    """Declare an option with its help text; `more` are limits: above, least, most, and metavar; number."""
     return field(default=default, metadata={"help": help_text, **more})
 
 
@@ -59,21 +97,72 @@ class AnnotateConfig:
     class_agnostic_nms: bool = _option(False, "compare boxes of all classes for overlap, not only of one class")
     min_box_area: float = _option(0.0, "smallest box in square pixels", least=0)
     max_box_share: float = _option(1.0, "largest share of the image that a box may cover", above=0, most=1)
+    agnostic_nms_iou: float = _option(
+        1.0, "overlap at which the weaker of two boxes goes whatever their classes; 1 keeps all", least=0, most=1
+    )
+    max_box_area: float | None = _option(None, "largest box in square pixels (no limit)", above=0)
+    min_box_share: float = _option(0.0, "smallest share of the image that a box must cover", least=0, most=1)
+    max_aspect: float | None = _option(None, "most that a box's longer side is over its shorter (no limit)", least=1)
+    border_margin: float | None = _option(
+        None, "drop boxes nearer than this many pixels to the image's border (keep them)", least=0
+    )
+    max_contained: float = _option(
+        1.0, "largest share of a box inside a stronger one of its class; 1 keeps all", above=0, most=1
+    )
+    top_k: int | None = _option(None, "most boxes an image, the strongest (no limit)", least=1, metavar="N")
+    mask: str = _option("segmenter", "what makes the masks: segmenter, or none for boxes alone")
+    multimask: bool = _option(False, "let SAM draw three masks a box and keep the one it thinks best")
+    mask_cleanup: float = _option(0.0, "fill holes and remove islands of a mask below this many pixels", least=0)
+    largest_part: bool = _option(False, "keep only the largest connected part of a mask")
+    min_mask_fill: float = _option(0.0, "least area of a mask over its box's; above 0 drops empty masks", least=0)
+    max_mask_fill: float | None = _option(None, "most area of a mask over its box's (no limit)", above=0)
+    min_mask_score: float = _option(0.0, "lowest mask score, the segmenter's estimate of the IoU", least=0, most=1)
+    tile: str | None = _option(
+        None,
+        "side in pixels of tiles in which larger images are looked at too, or auto (no tiles)",
+        metavar="N|auto",
+        number=True,
+    )
+    tile_overlap: float = _option(0.2, "share of a tile that it has in common with the next", least=0, most=0.5)
+    tile_object: int = _option(
+        32, "side in pixels of the smallest objects that --tile auto should find", least=4, metavar="N"
+    )
     size: int | None = _option(None, "short side in pixels to which the detector resizes (model's default)", least=16)
     prompts_per_pass: int | None = _option(None, "most prompts in one detector pass (as many as fit)", least=1)
+    prefilter: int | None = _option(
+        None, "ask an image only for the N classes that a cheap first look finds likeliest (all)", least=1, metavar="N"
+    )
     root: str | None = _option(None, "folder that the paths of a list start from (the list's)", metavar="FOLDER")
     pixel_limit: float = _option(100.0, "most megapixels of an image; larger ones fail", above=0)
     limit: int | None = _option(None, "label only the first N images", least=1, metavar="N")
+    shard: str | None = _option(
+        None, "label only part I of K of the images, chosen by their ids, such as 3/8; see merge", metavar="I/K"
+    )
+    image_timeout: float = _option(600.0, "seconds after which an image that hangs its worker is given up", above=0)
     device: str = _option("auto", "auto, cpu or cuda")
     workers: int | None = _option(None, "worker processes (one a GPU; one on a CPU)", least=1, metavar="N")
     threads: int | None = _option(None, "CPU threads a worker (the cores shared among the workers)", least=1)
     batch_size: int = _option(8, "most images of equal size in one detector batch", least=1)
     shard_size: int = _option(16, "most images in one unit of work, which ends as one file", least=1)
+    verify_content: bool = _option(
+        False, "compare image files with their rows by content, also where size and time are as they were"
+    )
+    continue_with_old: bool = _option(
+        False, "go on with the settings that the run in the output folder was made with, whatever is given here"
+    )
     overwrite: bool = _option(False, "replace the run in the output folder, whatever made it")
 
     def __post_init__(self) -> None:
         for option in fields(self):
             object.__setattr__(self, option.name, _checked(option.name, getattr(self, option.name)))
+        if self.mask not in ("segmenter", "none"):
+            raise UserError(f"--mask {self.mask}: must be segmenter or none")
+        if self.tile not in (None, "auto") and not (self.tile.isdecimal() and int(self.tile) >= _LEAST_TILE):
+            raise UserError(f"--tile {self.tile}: must be auto or a number of pixels, at least {_LEAST_TILE}")
+        if self.shard is not None:
+            _parse_part(self.shard)
+        if self.overwrite and self.continue_with_old:
+            raise UserError("--overwrite and --continue-with-old exclude each other")
         if self.device not in ("auto", "cpu", "cuda"):
             raise UserError(
                 f"--device {self.device}: must be auto, cpu or cuda; CUDA_VISIBLE_DEVICES chooses among several GPUs"
@@ -81,8 +170,22 @@ class AnnotateConfig:
 
     @property
     def filters(self) -> FilterSettings:
-        """The options that filter boxes."""
-        return FilterSettings(self.nms_iou, self.class_agnostic_nms, self.min_box_area, self.max_box_share)
+        """The options that filter boxes and masks."""
+        same = [option.name for option in fields(FilterSettings) if option.name != "class_agnostic"]
+        values = {name: getattr(self, name) for name in same}
+        return FilterSettings(class_agnostic=self.class_agnostic_nms, **values)
+
+    @property
+    def tiles(self) -> "TileSettings | None":
+        """The options on tiles; None where images are only looked at whole."""
+        if self.tile is None:
+            return None
+        return TileSettings(None if self.tile == "auto" else int(self.tile), self.tile_overlap, self.tile_object)
+
+    @property
+    def part(self) -> tuple[int, int]:
+        """Which part of the images to label, from 0, and of how many."""
+        return (0, 1) if self.shard is None else _parse_part(self.shard)
 
     @property
     def pixels(self) -> int:
@@ -135,6 +238,18 @@ class AnnotateConfig:
         return "\n".join(lines) + "\n"
 
 
+def _parse_part(text: str) -> tuple[int, int]:
+    """Return part I of K, "I/K" with I from 1, as (I - 1, K).
+
+    Raises:
+        UserError: It is something else.
+    """
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise UserError(f"--shard {text}: must be I/K with I from 1 to K, such as 3/8")
+    return int(number) - 1, int(count)
+
+
 def _toml_value(value: str | bool | int | float) -> str:
     """Write a scalar; a JSON string is also a TOML basic string, once DEL is escaped."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
@@ -161,6 +276,8 @@ def _checked(name: str, value: Any) -> Any:
     flag = f"--{name.replace('_', '-')}"
     if value is None and optional:
         return None
+    if limits.get("number") and type(value) is int:
+        value = str(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):

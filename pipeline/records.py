@@ -15,8 +15,8 @@ Fields of a label row (`SCHEMA`):
 Fields of an object: `instance_id` (stable), `class_id` (from 1, the ontology's order), `class_name`, `prompt_id`
 (from 0) and `prompt` (which prompt found it), `score` (the detector's), `mask_score` (the segmenter's predicted
 IoU), `box_xyxy` (pixels), `area` (mask pixels), `mask_counts` (COCO's compressed RLE counts; its size is
-height × width). Seconds, host and worker live in `TIMINGS_SCHEMA`, so that label rows are the same bytes whoever
-computed them.
+height × width). An object that is a box alone has empty `mask_counts`, area 0 and mask_score 0. Seconds, host and
+worker live in `TIMINGS_SCHEMA`, so that label rows are the same bytes whoever computed them.
 """
 
 import hashlib
@@ -74,6 +74,9 @@ TIMINGS_SCHEMA = pa.schema(
         pa.field("seconds_encode", pa.float32(), nullable=False),
         pa.field("host", pa.string(), nullable=False),
         pa.field("worker", pa.string(), nullable=False),
+        pa.field("file_bytes", pa.int64(), nullable=False),
+        pa.field("file_mtime_ns", pa.int64(), nullable=False),
+        pa.field("content", pa.string(), nullable=False),
     ],
     metadata={_VERSION_KEY: SCHEMA_VERSION.encode()},
 )
@@ -158,7 +161,17 @@ Record = AnnotatedImage | FailedImage
 
 @dataclass(frozen=True)
 class ImageTiming:
-    """Seconds that each stage took for one image, and where; not part of the labels."""
+    """Seconds that each stage took for one image, where, and the state of its file; not part of the labels.
+
+    Attributes:
+        image_id: 16 hexadecimal digits.
+        seconds_decode: And so on for each stage.
+        host: Name of the machine.
+        worker: Its process.
+        file_bytes: Size of the image file; -1 where there was none, 0 with file_mtime_ns 0 where it was not noted.
+        file_mtime_ns: Time of its last change, nanoseconds since 1970.
+        content: Hash of its content (`pipeline.file_state`); may be empty.
+    """
 
     image_id: str
     seconds_decode: float
@@ -167,6 +180,9 @@ class ImageTiming:
     seconds_encode: float
     host: str
     worker: str
+    file_bytes: int = 0
+    file_mtime_ns: int = 0
+    content: str = ""
 
 
 def _objects_array(records: Sequence[Record]) -> pa.ListArray:

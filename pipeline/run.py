@@ -1,27 +1,39 @@
 """`annotate`: the whole job, from a folder of images to a run folder of labels."""
 
 import os
+import random
 import resource
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from models.boxes_only import BoxesOnly
+from models.interfaces import Segmenter
 from models.ontology import Ontology
 from pipeline.annotator import Annotator
 from pipeline.config import AnnotateConfig
+from pipeline.engine.signals import stop_on_signals
+from pipeline.engine.worker import Task
 from pipeline.errors import UserError
+from pipeline.images import describe_error
+from pipeline.listing import Listing
+from pipeline.mask_cleanup import MaskCleanup
+from pipeline.prompt_notes import note_unread_prompts
 from pipeline.records import FailedImage
-from pipeline.sources import ImageRef, ImageSet, find_images
+from pipeline.sources import ImageRef, ImageSource, open_images
 from pipeline.store.fingerprint import fingerprint_parts
-from pipeline.store.run import Run
-from pipeline.store.writer import RunWriter, check_output
+from pipeline.store.index import IdIndex
+from pipeline.store.manifest import read_manifest
+from pipeline.store.output import check_output, settings_to_config
+from pipeline.store.run import Run, is_run
+from pipeline.store.status import DONE, ENDED, INTERRUPTED
+from pipeline.store.writer import RunWriter, package_version
+
+if TYPE_CHECKING:
+    from pipeline.engine.progress import Progress
 
 _SAMPLES = 3
 
@@ -39,6 +51,8 @@ class AnnotateResult:
         instances: Objects in the run.
         seconds: Wall-clock time of this call.
         interrupted: It was stopped by Ctrl-C or SIGTERM; the same call goes on.
+        changed: Images of the run whose files had changed, and that were to be labelled anew.
+        vanished: Images of the run that are not among those asked for; their rows stay.
     """
 
     output: Path
@@ -49,6 +63,8 @@ class AnnotateResult:
     instances: int
     seconds: float
     interrupted: bool
+    changed: int = 0
+    vanished: int = 0
 
     @property
     def run(self) -> Run:
@@ -82,15 +98,24 @@ class AnnotatePlan:
 
 
 @dataclass(frozen=True)
-class _Job:
-    """A checked request."""
+class Job:
+    """A checked request.
+
+    Attributes:
+        config: All options.
+        ontology: Classes and prompts.
+        source: The images.
+        parts: What makes the rows (`fingerprint_parts`).
+        output: Absolute path of the run folder.
+        whole: Images of the run that the source does not have are gone.
+    """
 
     config: AnnotateConfig
     ontology: Ontology
-    found: ImageSet
-    refs: tuple[ImageRef, ...]
-    parts: dict[str, Any]
+    source: ImageSource
+    parts: Mapping[str, Any]
     output: Path
+    whole: bool = True
 
 
 def build_annotator(config: AnnotateConfig, ontology: Ontology) -> Annotator:
@@ -109,10 +134,22 @@ def build_annotator(config: AnnotateConfig, ontology: Ontology) -> Annotator:
         text_threshold=config.text_threshold,
         size=config.size,
         prompts_per_pass=config.prompts_per_pass,
+        prefilter=config.prefilter,
         device=config.device,
     )
-    segmenter = load_segmenter(config.segmenter, device=config.device)
-    return Annotator(detector, segmenter, ontology, config.filters, config.batch_size, config.pixels)
+    segmenter: Segmenter = BoxesOnly()
+    if config.mask != "none":
+        segmenter = load_segmenter(config.segmenter, device=config.device, multimask=config.multimask)
+    return Annotator(
+        detector,
+        segmenter,
+        ontology,
+        config.filters,
+        config.batch_size,
+        config.pixels,
+        tiles=config.tiles,
+        cleanup=MaskCleanup(config.mask_cleanup, config.largest_part),
+    )
 
 
 def annotate(
@@ -141,18 +178,51 @@ def annotate(
         UserError: Something that was asked for is wrong or missing, or the output cannot be written.
     """
     start = time.monotonic()
-    job = _check(images, ontology, output, config, overrides)
-    with RunWriter(job.output, job.parts, job.ontology, job.found.root, job.config) as writer:
-        done = writer.done_ids()
-        todo = [ref for ref in job.refs if ref.image_id not in done]
-        interrupted = bool(todo) and _compute(todo, job, writer, progress)
-        missing = len({ref.image_id for ref in todo} - writer.done_ids())
-        computed = len(todo) - missing
-        failed = writer.write_summary(time.monotonic() - start, computed)
-        counts = Run.open(job.output).counts()
+    job = check_job(images, ontology, output, config, overrides)
+    with RunWriter(job.output, job.parts, job.ontology, job.source.root, job.config) as writer:
+        return label(job, writer, start, progress)
+
+
+def label(job: Job, writer: RunWriter, start: float, shown: bool) -> AnnotateResult:
+    """Compute what a job asks for and the run does not have, and sum up.
+
+    Args:
+        job: What to do.
+        writer: Holds the run.
+        start: When the call began, by the monotonic clock.
+        shown: Show progress on stderr.
+
+    Raises:
+        UserError: As `annotate`.
+    """
+    from pipeline.engine.report import Reporter
+
+    listing = Listing(job.source, writer.index, job.output, job.config, job.whole, job.output)
+    with stop_on_signals() as stopping, listing:
+        reporter = Reporter(writer, listing, shown)
+        writer.record("start", images=job.source.name, healed=asdict(writer.healed), version=package_version())
+        try:
+            if listing.wait(1, stopping) and not stopping():
+                _compute(job, writer, listing, reporter.progress, stopping)
+        except BaseException as error:
+            reporter.end(ENDED, describe_error(error))
+            raise
+        missing = listing.todo - writer.added
+        interrupted = stopping() and (missing > 0 or not listing.done)
     seconds = time.monotonic() - start
+    outcome = writer.finish(seconds, writer.added)
+    reporter.end(INTERRUPTED if interrupted else DONE)
     return AnnotateResult(
-        job.output, counts.total, failed, computed, missing, counts.instances, seconds, interrupted and missing > 0
+        job.output,
+        outcome.counts.total,
+        outcome.failed,
+        writer.added,
+        missing,
+        outcome.counts.instances,
+        seconds,
+        interrupted,
+        listing.changed,
+        listing.vanished,
     )
 
 
@@ -170,27 +240,33 @@ def plan_annotate(
     """
     from pipeline.engine.actors import default_threads
 
-    job = _check(images, ontology, output, config, overrides)
-    run = check_output(job.output, job.parts, job.found.root, job.config.overwrite)
-    done = {image_id for entry in run.entries for image_id in entry.ids} if run else set()
-    todo = [ref for ref in job.refs if ref.image_id not in done]
+    job = check_job(images, ontology, output, config, overrides)
+    run = check_output(job.output, job.parts, job.source.root, job.config.overwrite)
+    index = IdIndex(read_manifest(job.output) if run else ())
+    chosen = random.Random(0)
+    samples: list[ImageRef] = []
+    with Listing(job.source, index, job.output, job.config) as listing:
+        for number, ref in enumerate(listing.all_todo()):
+            if number < _SAMPLES:
+                samples.append(ref)
+            elif (place := chosen.randrange(number + 1)) < _SAMPLES:
+                samples[place] = ref
     workers = job.config.workers or 1
     os.environ["OMP_NUM_THREADS"] = str(job.config.threads or default_threads(workers))
     start = time.monotonic()
     annotator = build_annotator(job.config, job.ontology)
     load_seconds = time.monotonic() - start
-    samples = [todo[len(todo) * part // _SAMPLES] for part in range(min(_SAMPLES, len(todo)))]
     seconds = []
     for ref in samples[:1] + samples:  # the first one twice: once to warm up
         start = time.monotonic()
-        annotator([ref], str(job.found.root))
+        annotator([ref], str(job.source.root))
         seconds.append(time.monotonic() - start)
     annotator.close()
     return AnnotatePlan(
-        job.found.root,
-        len(job.refs),
-        len(job.refs) - len(todo),
-        len(todo),
+        job.source.root,
+        listing.listed,
+        listing.unchanged,
+        listing.todo,
         workers,
         load_seconds,
         sum(seconds[1:]) / len(samples) if samples else None,
@@ -198,75 +274,54 @@ def plan_annotate(
     )
 
 
-def _check(
+def check_job(
     images: str | Path | Sequence[str | Path],
     ontology: Ontology | str | Path,
     output: str | Path,
     config: AnnotateConfig | None,
-    overrides: dict[str, Any],
-) -> _Job:
-    """Check all that can be checked before a model is loaded.
+    overrides: Mapping[str, Any],
+) -> Job:
+    """Check all that can be checked before images are listed and models loaded; arguments as of `annotate`.
 
     Raises:
         UserError: Something is wrong or missing.
     """
+    config = (config or AnnotateConfig()).merged(overrides)
+    folder = Path(output).absolute()
+    if config.continue_with_old and is_run(folder):
+        settings = Run.open(folder).settings
+        config, ontology = settings_to_config(settings, config), Ontology.from_dict(settings["ontology"])
+    classes, parts = make_parts(config, ontology)
+    note_unread_prompts(config.detector, classes)
+    return Job(config, classes, open_images(images, config.root), parts, folder)
+
+
+def make_parts(config: AnnotateConfig, ontology: Ontology | str | Path) -> tuple[Ontology, dict[str, Any]]:
+    """Return the ontology, read where it is not yet, and what makes the rows.
+
+    Raises:
+        UserError: A model, a class or a file is wrong or missing.
+    """
     from models.zoo import model_fingerprint, resolve
 
-    config = (config or AnnotateConfig()).merged(overrides)
     try:
         resolve(config.detector, "detector")
-        resolve(config.segmenter, "segmenter")
+        masks = "" if config.mask == "none" else model_fingerprint(str(resolve(config.segmenter, "segmenter")))
         classes = ontology if isinstance(ontology, Ontology) else Ontology.parse(os.fspath(ontology))
-        parts = fingerprint_parts(
-            config, classes, model_fingerprint(config.detector), model_fingerprint(config.segmenter)
-        )
+        return classes, fingerprint_parts(config, classes, model_fingerprint(config.detector), masks)
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error
-    found = find_images(images, config.root)
-    return _Job(config, classes, found, found.refs[: config.limit], parts, Path(output).absolute())
 
 
-def _compute(todo: list[ImageRef], job: _Job, writer: RunWriter, progress: bool) -> bool:
-    """Label images on workers; returns whether a signal stopped it."""
+def _compute(job: Job, writer: RunWriter, listing: Listing, progress: "Progress", stopping: Callable[[], bool]) -> None:
+    """Label what is listed on workers, while the listing goes on."""
     from pipeline.engine.actors import Engine
-    from pipeline.engine.progress import Progress
-    from pipeline.engine.schedule import split_batches
-    from pipeline.engine.worker import Task
 
     config = job.config
     build = partial(build_annotator, config, job.ontology)
-    task = Task(str(job.found.root), job.output, writer.fingerprint)
-    with (
-        _stop_on_signals() as stopping,
-        Progress(len(todo), shown=progress) as shown,
-        Engine(build, config.workers, config.threads, use_gpu=config.device != "cpu") as engine,
-    ):
+    task = Task(str(job.source.root), job.output, writer.fingerprint, config.image_timeout)
+    with progress, Engine(build, config.workers, config.threads, use_gpu=config.device != "cpu") as engine:
         # In a small run, several batches a worker, so that all have work to the end.
-        share = -(-len(todo) // engine.workers)
+        share = -(-listing.wait(4 * engine.workers * config.shard_size, stopping) // engine.workers)
         size = min(config.shard_size, max(share // 4, min(share, config.batch_size)))
-        engine.run(split_batches(todo, size), task, writer, shown, stopping)
-        return stopping()
-
-
-@contextmanager
-def _stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a request to stop, and the second into KeyboardInterrupt.
-
-    Outside of the main thread, where Python allows no handlers, nothing is changed.
-    """
-    received: list[int] = []
-
-    def handle(number: int, _: FrameType | None) -> None:
-        received.append(number)
-        if len(received) > 1:
-            raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        engine.run(listing.batches(size, writer), task, writer, progress, stopping)

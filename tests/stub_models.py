@@ -1,5 +1,6 @@
 """A detector and a segmenter that need no weights, for tests of what stands around the models."""
 
+import ctypes
 import os
 import signal
 import threading
@@ -21,7 +22,7 @@ from pipeline.store.run import SHARDS_FOLDER
 from pipeline.store.shards import shard_name
 
 ONTOLOGY = Ontology.from_names("red thing, green thing")
-CRASH, RAISE, RAISE_IN_SEGMENTER, SLOW = 201, 202, 203, 204
+CRASH, RAISE, RAISE_IN_SEGMENTER, SLOW, SEGFAULT, HANG = 201, 202, 203, 204, 205, 206
 """Red value of the first pixel that makes the stub misbehave."""
 
 
@@ -44,6 +45,10 @@ class StubDetector:
         mark = int(image[0, 0, 0])
         if mark == CRASH:
             os.kill(os.getpid(), signal.SIGKILL)
+        if mark == SEGFAULT:
+            signal.raise_signal(signal.SIGSEGV)  # to this very thread, as a real one is
+        if mark == HANG:
+            ctypes.CDLL(None).sleep(600)
         if mark == RAISE:
             raise ValueError("this image is not to my taste")
         if mark == SLOW:

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import AnnotateConfig
+from models.ontology import Ontology
+from pipeline.config import AnnotateConfig, TileSettings
 from pipeline.errors import UserError
+from pipeline.store.fingerprint import fingerprint_parts
 
 
 def test_toml_round_trip(tmp_path: Path) -> None:
@@ -46,6 +48,10 @@ def test_command_line_wins_over_file(tmp_path: Path) -> None:
         ({"overwrite": 1}, "must be of the type bool"),
         ({"batch_size": None}, "must be of the type int, not NoneType"),
         ({"classes": 3}, "must be of the type str"),
+        ({"tile": "big"}, "--tile big: must be auto or a number of pixels, at least 64"),
+        ({"tile": 32}, "--tile 32: must be auto"),
+        ({"tile": True}, "must be of the type str, not bool"),
+        ({"mask": "box"}, "--mask box: must be segmenter or none"),
         ({"device": "gpu"}, "--device gpu: must be auto, cpu or cuda"),
         ({"box_treshold": 0.3}, "unknown option 'box_treshold'; did you mean 'box_threshold'?"),
     ],
@@ -72,3 +78,23 @@ def test_filters_and_pixels() -> None:
     assert config.filters.nms_iou == 0.5
     assert config.filters.class_agnostic
     assert (config.filters.min_box_area, config.filters.max_box_share, config.pixels) == (4, 0.9, 500_000)
+
+
+def test_tiles_and_masks() -> None:
+    assert AnnotateConfig().tiles is None
+    assert AnnotateConfig(tile="auto", tile_object=12).tiles == TileSettings(None, 0.2, 12)
+    assert AnnotateConfig().merged({"tile": 512, "tile_overlap": 0.3}).tiles == TileSettings(512, 0.3, 32)
+
+
+def test_options_that_came_later_count_only_where_they_are_used() -> None:
+    ontology = Ontology.from_names("car")
+
+    def parts(**options: Any) -> dict[str, Any]:
+        return fingerprint_parts(AnnotateConfig(**options), ontology, "d", "s")
+
+    plain = parts()
+    assert "tile" not in plain
+    assert parts(tile_overlap=0.4, tile_object=9, max_contained=1.0) == plain
+    assert parts(tile="512", tile_object=9) == plain | {"tile": "512"}
+    assert parts(tile="auto", tile_object=9) == plain | {"tile": "auto", "tile_object": 9}
+    assert parts(mask="none", top_k=3) == plain | {"mask": "none", "top_k": 3}

@@ -1,6 +1,7 @@
 """The engine with a real local Ray and stub models."""
 
 import io
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,12 +20,15 @@ from pipeline.errors import UserError
 from pipeline.records import AnnotatedImage, records_to_table
 from pipeline.sources import find_images
 from pipeline.store.fingerprint import fingerprint_parts
+from pipeline.store.log import LOG_FILE
 from pipeline.store.run import SHARDS_FOLDER, Run
 from pipeline.store.writer import RunWriter
 from tests.stub_models import (
     CRASH,
+    HANG,
     ONTOLOGY,
     RAISE,
+    SEGFAULT,
     SLOW,
     build_deadly,
     build_dying,
@@ -51,15 +55,16 @@ def label(
     workers: int = 1,
     build: Callable[[], Annotator] = build_stub,
     stopping: Callable[[], bool] = lambda: False,
+    image_timeout: float | None = None,
 ) -> Run:
     found = find_images(folder)
     with (
         RunWriter(output, PARTS, ONTOLOGY, found.root, AnnotateConfig()) as writer,
         Engine(build, workers=workers, threads=1, use_gpu=False) as engine,
     ):
-        done = writer.done_ids()
-        todo = [ref for ref in found.refs if ref.image_id not in done]
-        task = Task(str(found.root), output, writer.fingerprint)
+        done = set(writer.index.ids.tolist())
+        todo = [ref for ref in found.refs if int(ref.image_id, 16) not in done]
+        task = Task(str(found.root), output, writer.fingerprint, image_timeout)
         engine.run(split_batches(todo, size), task, writer, Progress(len(todo), shown=False), stopping)
     return Run.open(output)
 
@@ -100,11 +105,29 @@ def test_an_image_that_kills_its_worker_fails_alone(tmp_path: Path) -> None:
     run = label(tmp_path / "images", tmp_path / "run")
     reasons = {record.path: record.reason for record in run.failed()}
     assert reasons == {
-        "3.png": f"its worker process died {ATTEMPTS} times while it held this image alone",
+        "3.png": "its worker process was killed by SIGKILL (from outside, or for want of memory) "
+        f"{ATTEMPTS} times while it held this image alone",
         "6.png": "detector: ValueError: this image is not to my taste",
     }
     assert [record.path for record in run.records()] == [f"{row}.png" for row in range(8)]
     assert sorted(len(entry.ids) for entry in run.entries) == [1] * 8
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_the_signal_is_told_and_an_image_that_hangs_is_given_up(tmp_path: Path) -> None:
+    for row, mark in enumerate((0, SEGFAULT, HANG, 0)):
+        save_image(tmp_path / f"images/{row}.png", mark)
+    run = label(tmp_path / "images", tmp_path / "run", size=2, image_timeout=10.0)
+    assert {record.path: record.reason for record in run.failed()} == {
+        "1.png": f"its worker process was killed by SIGSEGV {ATTEMPTS} times while it held this image alone",
+        "2.png": "no result within 10 s (--image-timeout)",
+    }
+    assert run.counts().ok == 2
+    died = [json.loads(line) for line in (run.folder / LOG_FILE).read_text().splitlines()]
+    signals = [event["signal"] for event in died if event["event"] == "worker died"]
+    assert signals.count("hang") in (1, 2)
+    assert signals.count("SIGSEGV") >= ATTEMPTS
+    assert all("_detect" in event["note"] for event in died if event.get("signal") == "SIGSEGV")
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -230,7 +253,7 @@ def test_progress_lines() -> None:
     with Progress(100, stream, clock=lambda: now[0]) as progress:
         for _ in range(8):
             now[0] += 10
-            progress.advance(5, 1)
+            progress.advance(5, [("a.png", "broken")])
         now[0] += 100
         progress.tick()
     lines = stream.getvalue().splitlines()
@@ -238,7 +261,7 @@ def test_progress_lines() -> None:
     assert len(lines) == 3
     assert progress.done == 40
     silent = io.StringIO()
-    Progress(1, silent, shown=False).advance(1, 0)
+    Progress(1, silent, shown=False).advance(1)
     assert silent.getvalue() == ""
 
 
@@ -249,7 +272,7 @@ def test_progress_bar() -> None:
 
     stream = Terminal()
     with Progress(4, stream) as progress:
-        progress.advance(4, 1)
+        progress.advance(4, [("a.png", "broken")])
     assert "4/4" in stream.getvalue()
     assert "1 failed" in stream.getvalue()
 

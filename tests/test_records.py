@@ -126,7 +126,7 @@ def test_other_schema_versions_are_refused() -> None:
 
 
 def test_timings() -> None:
-    table = through_parquet(timings_to_table([ImageTiming("i", 0.25, 0.5, 1, 2, "host", "12")]))
+    table = through_parquet(timings_to_table([ImageTiming("i", 0.25, 0.5, 1, 2, "host", "12", 99, 7, "ab")]))
     assert table.to_pylist()[0] == {
         "image_id": "i",
         "seconds_decode": 0.25,
@@ -135,5 +135,8 @@ def test_timings() -> None:
         "seconds_encode": 2.0,
         "host": "host",
         "worker": "12",
+        "file_bytes": 99,
+        "file_mtime_ns": 7,
+        "content": "ab",
     }
     assert len(timings_to_table([])) == 0

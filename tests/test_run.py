@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,21 @@ from PIL import Image
 import models.zoo
 import pipeline.run
 from jobs import annotate as command
+from jobs.cli import main
 from models.ontology import Ontology
 from pipeline import AnnotateConfig, AnnotateResult, Run, annotate
 from pipeline.engine.actors import start_ray
 from pipeline.errors import UserError
 from pipeline.images import read_image
+from pipeline.paths import path_to_image_id
+from pipeline.retry import retry
 from pipeline.run import build_annotator, plan_annotate
+from pipeline.store.index import ids_to_numbers
+from pipeline.store.output import RETRY_FILE
 from pipeline.store.run import SHARDS_FOLDER
+from pipeline.store.status import INTERRUPTED, read_status
+from pipeline.store.verify import verify_run
+from pipeline.store.writer import RunWriter
 from tests.stub_models import ONTOLOGY, build_for, save_image
 
 CLASSES = "red thing, green thing"
@@ -73,6 +82,74 @@ def test_annotate_continues_and_adds(photos: Path, tmp_path: Path, capsys: pytes
     replaced = annotate(photos, "red thing, other", output, overwrite=True, progress=False)
     assert (replaced.rows, replaced.computed) == (5, 5)
     assert json.loads((output / "summary.json").read_text())["per_class"] == {"red thing": 5, "other": 2}
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_going_on_with_the_old_settings(photos: Path, tmp_path: Path) -> None:
+    annotate(photos, CLASSES, tmp_path / "run", limit=2, box_threshold=0.3, top_k=5, progress=False)
+    with pytest.raises(UserError, match="--continue-with-old to go on"):
+        annotate(photos, "else", tmp_path / "run", progress=False)
+    result = annotate(photos, "else", tmp_path / "run", nms_iou=0.1, continue_with_old=True, progress=False)
+    assert (result.computed, result.rows, result.instances) == (3, 5, 7)
+    assert result.run.settings["parts"]["nms_iou"] == 0.7
+    assert result.run.settings["parts"]["top_k"] == 5
+    with pytest.raises(UserError, match="exclude each other"):
+        annotate(photos, "else", tmp_path / "run", overwrite=True, continue_with_old=True)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_retry_computes_failed_rows_only(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("1.png", "3.png"):
+        (photos / name).write_text("broken")
+    output = tmp_path / "run"
+    assert annotate(photos, CLASSES, output, progress=False).computed == 5
+    save_image(photos / "1.png")
+    first = retry(output, progress=False)
+    assert (first.computed, first.rows, [row.path for row in first.failed]) == (2, 5, ["3.png"])
+    assert main(["retry", str(output)]) == 3
+    save_image(photos / "3.png")
+    # As a call that was cut off after it had taken the failed rows out.
+    (output / RETRY_FILE).write_text('["3.png"]')
+    with RunWriter.reopen(output) as writer:
+        writer.drop_rows(ids_to_numbers([path_to_image_id("3.png")]))
+    last = retry(output, progress=False)
+    assert (last.computed, last.rows, last.failed) == (1, 5, ())
+    assert not (output / RETRY_FILE).exists()
+    capsys.readouterr()
+    assert main(["retry", str(output)]) == 0
+    assert "Nothing to do" in capsys.readouterr().out
+    found = verify_run(output)
+    assert (found.images, found.problems, found.notes) == (5, [], [])
+
+
+def fill(ballast: Path) -> None:
+    """Write until the disk is full."""
+    with ballast.open("wb", buffering=0) as stream, suppress(OSError):
+        while stream.write(bytes(4096)):
+            continue
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_full_disk_loses_nothing(photos: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    try:
+        annotate(photos, CLASSES, disk / "run", limit=2, progress=False)
+        ballast = disk / "ballast"
+        fill(ballast)
+        with pytest.raises(UserError, match="no space left on the device; everything written so far is kept"):
+            annotate(photos, CLASSES, disk / "run", progress=False)
+        assert verify_run(disk / "run").problems == []
+        assert Run.open(disk / "run").counts().total >= 2
+        ballast.unlink()
+        assert annotate(photos, CLASSES, disk / "run", progress=False).rows == 5
+        found = verify_run(disk / "run")
+        assert (found.images, found.problems, found.notes) == (5, [], [])
+    finally:
+        # Lazily: a worker that is on its way out may still hold a file.
+        subprocess.run(["umount", "--lazy", disk], check=True)
 
 
 def make_broken_folder(folder: Path) -> dict[str, str | None]:
@@ -213,24 +290,21 @@ def test_models_are_loaded_with_the_options(monkeypatch: pytest.MonkeyPatch) -> 
     assert calls == [
         (
             ("tiny", ONTOLOGY),
-            {"box_threshold": 0.4, "text_threshold": 0.25, "size": 320, "prompts_per_pass": None, "device": "cpu"},
+            {"box_threshold": 0.4, "text_threshold": 0.25, "size": 320}
+            | {"prompts_per_pass": None, "prefilter": None, "device": "cpu"},
         ),
-        (("tiny-sam",), {"device": "cpu"}),
+        (("tiny-sam",), {"device": "cpu", "multimask": False}),
     ]
 
 
 _SCRIPT = """
 import sys
 import models.zoo, pipeline.run
-from pathlib import Path
 from tests.stub_models import build_for
-from jobs import annotate
-import argparse
+from jobs.cli import main
 pipeline.run.build_annotator = build_for
 models.zoo.model_fingerprint = lambda name: name
-parser = argparse.ArgumentParser()
-annotate.add_arguments(parser)
-sys.exit(annotate.run(parser.parse_args(sys.argv[1:])))
+sys.exit(main(["annotate", *sys.argv[1:]]))
 """
 
 
@@ -256,9 +330,40 @@ def test_ctrl_c_keeps_what_is_done(tmp_path: Path) -> None:
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=240)
     assert process.returncode == 130, err
+    assert read_status(tmp_path / "run").state == INTERRUPTED  # type: ignore[union-attr]
     counts = Run.open(tmp_path / "run").counts()
     assert 0 < counts.ok < 40
     assert f"Stopped: {counts.ok} images labelled, {40 - counts.ok} left." in err
     assert "Traceback" not in err
     assert out == ""
     assert Ontology.parse(CLASSES) == Run.open(tmp_path / "run").ontology
+
+
+@pytest.mark.timeout(600)
+def test_ctrl_c_twice_ends_at_once(tmp_path: Path) -> None:
+    for row in range(40):
+        save_image(tmp_path / f"photos/{row:02}.png", mark=204)
+    words = [tmp_path / "photos", "--classes", CLASSES, "--output", tmp_path / "run", "--shard-size", "8"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SCRIPT, *map(str, words)],
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        cwd=Path(__file__).parent.parent,
+        text=True,
+    )
+    with process:
+        deadline = time.monotonic() + 240
+        while not (status := read_status(tmp_path / "run")) or not status.given:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        for _ in range(2):
+            os.kill(process.pid, signal.SIGINT)
+            time.sleep(0.3)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    found = verify_run(tmp_path / "run")
+    assert found.problems == []
+    assert found.images < 40
+    with RunWriter.reopen(tmp_path / "run"):
+        assert verify_run(tmp_path / "run").notes == []

@@ -18,12 +18,13 @@ from pipeline.config import AnnotateConfig
 from pipeline.errors import UserError
 from pipeline.paths import path_to_image_id
 from pipeline.records import FailedImage, ImageTiming, Record
-from pipeline.store import shards as shards_module
+from pipeline.store import durable
+from pipeline.store.durable import write_file
 from pipeline.store.fingerprint import describe_differences, fingerprint_parts, parts_to_fingerprint
 from pipeline.store.lock import LOCK_NAME, RunLock
 from pipeline.store.manifest import MANIFEST_NAME, ManifestWriter, ShardEntry, read_manifest
 from pipeline.store.run import SHARDS_FOLDER, TIMINGS_FOLDER, Run
-from pipeline.store.shards import describe_shard, shard_name, write_file, write_shard
+from pipeline.store.shards import describe_shard, shard_name, write_shard
 from pipeline.store.writer import RunWriter
 
 ONTOLOGY = Ontology.from_dict({"classes": {"cat": ["cat", "kitty"], "dog": {"prompts": ["dog"], "color": "#ff0000"}}})
@@ -93,7 +94,7 @@ def test_torn_and_damaged_lines_are_ignored(run: Path) -> None:
     manifest.write_bytes(lines[0] + b'{"shard": 1}\n\xff\xff\n' + lines[1][:-20])
     assert [entry.shard for entry in read_manifest(run)] == [Run.open(run).entries[0].shard]
     with ManifestWriter(run) as writer:
-        writer.append(ShardEntry.from_line(lines[1]))  # type: ignore[arg-type]
+        writer.append(lines[1])
     assert len(list(read_manifest(run))) == 2
 
 
@@ -107,7 +108,8 @@ def test_a_shard_that_the_manifest_missed_is_adopted(run: Path) -> None:
     entry = commit(run, "e.png")
     assert len(paths(run)) == 4
     with opened(run) as writer:
-        assert entry.ids[0] in writer.done_ids()
+        assert writer.healed.adopted == 1
+        assert int(entry.ids[0], 16) in writer.index.ids
     assert paths(run) == ["a.png", "b.png", "c.png", "d.png", "e.png"]
     assert Run.open(run).entries[-1] == entry
 
@@ -140,7 +142,7 @@ def test_files_are_complete_or_absent(tmp_path: Path, monkeypatch: pytest.Monkey
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(shards_module.os, "fsync", full)
+    monkeypatch.setattr(durable.os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         write_file(tmp_path / "a", b"new")
     assert (tmp_path / "a").read_bytes() == b"old"
@@ -153,9 +155,9 @@ def test_no_space_left_is_explained(run: Path, monkeypatch: pytest.MonkeyPatch) 
         def full(descriptor: int) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(shards_module.os, "fsync", full)
+        monkeypatch.setattr(durable.os, "fsync", full)
         with pytest.raises(UserError, match="no space left on the device; everything written so far is kept"):
-            writer.add_failure(FailedImage("x", "x.png", "y"))
+            writer.commit_failure(FailedImage("0" * 16, "x.png", "y"), "/photos")
     monkeypatch.undo()
     assert len(paths(run)) == 4
 
@@ -189,7 +191,9 @@ def test_differences_are_named(run: Path, changes: dict[str, Any], lines: list[s
     parts = fingerprint_parts(config, ontology, changes.get("detector", "d" * 64), "s" * 64)
     assert describe_differences(PARTS, parts) == lines
     assert parts_to_fingerprint(parts) != FINGERPRINT
-    with pytest.raises(UserError, match="--overwrite to replace it, or another --output") as caught:
+    with pytest.raises(
+        UserError, match="--continue-with-old to go on with the settings that it was made with, --overwrite"
+    ) as caught:
         opened(run, parts)
     assert lines[0] in str(caught.value)
     assert len(paths(run)) == 4
@@ -208,7 +212,7 @@ def test_overwrite_removes_only_our_files(run: Path) -> None:
     (run / "reviewed/edits.json").touch()
     parts = fingerprint_parts(CONFIG, ONTOLOGY, "e" * 64, "s" * 64)
     with opened(run, parts, overwrite=True) as writer:
-        assert not writer.done_ids()
+        assert not len(writer.index)
     assert not paths(run)
     assert not list((run / SHARDS_FOLDER).iterdir())
     assert (run / "reviewed/edits.json").exists()
@@ -307,7 +311,7 @@ def test_lock_of_another_host_is_stale_after_a_while(tmp_path: Path) -> None:
 
 def test_summary(run: Path) -> None:
     with opened(run) as writer:
-        failed = writer.write_summary(12.5, 4)
+        failed = writer.finish(12.5, 4).failed
     assert [record.path for record in failed] == ["a.png", "b.png", "c.png", "d.png"]
     summary = json.loads((run / "summary.json").read_text())
     assert summary["images"] == summary["failed"] == len(summary["failures"]) == 4

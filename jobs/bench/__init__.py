@@ -11,7 +11,18 @@ EXAMPLE = """
 groundlabel bench engine --n 64
 groundlabel bench tiny --n 100
 """
-BENCHES = {"engine": "jobs.bench.engine", "tiny": "jobs.bench.tiny"}
+BENCHES = {
+    "bookkeeping": "jobs.bench.bookkeeping",
+    "chaos": "jobs.bench.chaos",
+    "engine": "jobs.bench.engine",
+    "export": "jobs.bench.export",
+    "ingest": "jobs.bench.ingest",
+    "masks": "jobs.bench.masks",
+    "queues": "jobs.bench.queues",
+    "tiles": "jobs.bench.tiles",
+    "tiny": "jobs.bench.tiny",
+    "vocabulary": "jobs.bench.vocabulary",
+}
 """Bench -> the module that runs it."""
 
 

@@ -95,7 +95,7 @@ def _rounds(arguments: argparse.Namespace, config: AnnotateConfig, folder: Path)
     from pipeline.sources import find_images
 
     ontology = Ontology.parse(arguments.classes)
-    found = find_images(arguments.images or _make_scenes(folder / "scenes", arguments.n))
+    found = find_images(arguments.images or make_scenes(folder / "scenes", arguments.n))
     detector = load_detector(
         config.detector,
         ontology,
@@ -132,14 +132,15 @@ def _time(way: Callable[[], object], images: int, engine: "Engine") -> _Timing:
     return _Timing(images, seconds, time.process_time() + engine.cpu_seconds() - cpu)
 
 
-def _make_scenes(folder: Path, count: int) -> Path:
+def make_scenes(folder: Path, count: int, size: int = 320) -> Path:
+    """Write scenes into a new folder; returns it."""
     from PIL import Image
 
     from models.training.scenes import SceneConfig, render_scene
 
     folder.mkdir()
     for seed in range(count):
-        Image.fromarray(render_scene(seed, SceneConfig(size=320)).image).save(folder / f"{seed:05}.jpg", quality=92)
+        Image.fromarray(render_scene(seed, SceneConfig(size=size)).image).save(folder / f"{seed:05}.jpg", quality=92)
     return folder
 
 

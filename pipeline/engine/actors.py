@@ -2,27 +2,32 @@
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
 
 from pipeline.annotator import Annotator
+from pipeline.engine.deaths import Death, read_death
 from pipeline.engine.progress import Progress
 from pipeline.engine.schedule import Batch, Schedule
 from pipeline.engine.worker import Task, Worker
 from pipeline.errors import UserError
 from pipeline.records import FailedImage
 from pipeline.store.manifest import ShardEntry
+from pipeline.store.output import explain_os_error
 from pipeline.store.shards import describe_shard, shard_name
-from pipeline.store.writer import RunWriter, explain_os_error
+from pipeline.store.status import LOADING, RUNNING, STOPPING, WorkerStatus
+from pipeline.store.writer import RunWriter
 
 CRASHES = (RayActorError, WorkerCrashedError, OutOfMemoryError)
 ATTEMPTS = 3
 """Workers that a single image may kill, and workers in a row that may die while they load the models."""
 _WAIT_SECONDS = 1.0
+_LISTING_SECONDS = 0.1
 _OBJECT_STORE_BYTES = 100 * 1024**2
 
 
@@ -32,6 +37,7 @@ class _Call:
 
     worker: int
     batch: Batch | None
+    since: float = field(default_factory=time.monotonic)
 
 
 class Engine:
@@ -56,6 +62,7 @@ class Engine:
         self._threads = threads
         self._use_gpu = use_gpu
         self._actors: dict[int, Any] = {}
+        self._pids: dict[int, int] = {}
         self._calls: dict[Any, _Call] = {}
         self._next_index = 0
         self._deaths_while_loading = 0
@@ -90,7 +97,7 @@ class Engine:
     def _start_worker(self) -> None:
         options = {"num_cpus": 1, "num_gpus": self._gpus_each, "max_concurrency": 4, "max_restarts": 0}
         actor_class: Any = ray.remote(Worker)
-        actor = actor_class.options(**options).remote(self._build, self.threads)
+        actor = actor_class.options(**options).remote(self._build, self.threads, _name(self._next_index))
         self._actors[self._next_index] = actor
         self._calls[actor.prepare.remote()] = _Call(self._next_index, None)
         self._next_index += 1
@@ -103,7 +110,7 @@ class Engine:
         """
         for ref in list(self._calls):
             try:
-                ray.get(ref)
+                self._pids[self._calls[ref].worker] = ray.get(ref)
             except CRASHES as error:
                 raise _cannot_load(1, error) from error
             except RayTaskError as error:
@@ -116,7 +123,7 @@ class Engine:
 
     def run(
         self,
-        batches: Iterable[Batch],
+        batches: Iterable[Batch | None],
         task: Task,
         writer: RunWriter,
         progress: Progress,
@@ -125,7 +132,7 @@ class Engine:
         """Label all batches and note their shards in the run.
 
         Args:
-            batches: Taken lazily.
+            batches: Taken lazily; None says that there is none just now.
             task: What they have in common.
             writer: Holds the run.
             progress: Is told of each shard.
@@ -149,17 +156,32 @@ class Engine:
             self._feed(run)
             if schedule.finished:
                 return
-            writer.lock.touch()
+            writer.tick()
+            progress.state = STOPPING if schedule.stopped else RUNNING if schedule.workers else LOADING
+            progress.workers = self._describe_workers()
             progress.tick()
+            if not self._calls:  # all is listed later than it is labelled
+                time.sleep(_LISTING_SECONDS)
+                continue
             ended, _ = ray.wait(list(self._calls), num_returns=1, timeout=_WAIT_SECONDS)
             for ref in ended:
                 self._end(ref, run)
+
+    def _describe_workers(self) -> tuple[WorkerStatus, ...]:
+        now, found = time.monotonic(), []
+        for index in self._actors:
+            calls = [call for call in self._calls.values() if call.worker == index]
+            images = sum(len(call.batch.refs) for call in calls if call.batch is not None)
+            since = min((call.since for call in calls), default=now)
+            found.append(WorkerStatus(self._pids.get(index, 0), images, round(now - since, 1)))
+        return tuple(found)
 
     def _feed(self, run: "_Run") -> None:
         for index in run.schedule.workers:
             while (batch := run.schedule.take(index)) is not None:
                 ref = self._actors[index].annotate.remote(batch.refs, run.task)
                 self._calls[ref] = _Call(index, batch)
+                run.progress.give(len(batch.refs))
 
     def _end(self, ref: Any, run: "_Run") -> None:
         """Deal with a call that ended."""
@@ -174,6 +196,7 @@ class Engine:
         del self._calls[ref]
         if call.batch is None:
             self._deaths_while_loading = 0
+            self._pids[call.worker] = result
             run.schedule.add_worker(call.worker)
             return
         run.schedule.finish(call.worker, call.batch)
@@ -185,12 +208,14 @@ class Engine:
         was_loading = any(call.worker == index and call.batch is None for call in self._calls.values())
         self._calls = {ref: call for ref, call in self._calls.items() if call.worker != index}
         ray.kill(self._actors.pop(index), no_restart=True)
+        death = read_death(run.task.run_folder, _name(index))
+        run.note_death(self._pids.pop(index, 0), death, was_loading)
         if was_loading:
             self._deaths_while_loading += 1
             if self._deaths_while_loading >= ATTEMPTS:
                 raise _cannot_load(ATTEMPTS, error) from error
         else:
-            run.recover(run.schedule.lose_worker(index))
+            run.recover(run.schedule.lose_worker(index), death)
         self._start_worker()
 
 
@@ -206,24 +231,39 @@ class _Run:
     def note(self, entry: ShardEntry) -> None:
         """Make a committed shard part of the run."""
         self.writer.add(entry)
-        self.progress.advance(len(entry.ids), len(entry.failed_ids))
+        for path, reason in entry.failures:
+            self.writer.record("image failed", path=path, reason=reason)
+        self.progress.advance(entry.rows, entry.failures)
 
-    def recover(self, lost: list[Batch]) -> None:
+    def note_death(self, pid: int, death: Death, loading: bool) -> None:
+        """Write into the log that a worker died, and of what."""
+        self.writer.record("worker died", pid=pid, signal=death.signal, loading=loading, note=death.note)
+        self.progress.lose(f"worker {pid} died of {death.signal}")
+
+    def recover(self, lost: list[Batch], death: Death) -> None:
         """Save what a dead worker committed and queue the rest again, or give it up.
 
         Args:
             lost: All batches that were in flight at the worker; may be empty.
+            death: How the worker died.
         """
         for batch in lost:
             name = shard_name(ref.image_id for ref in batch.refs)
             entry = describe_shard(self.task.run_folder, name, self.task.fingerprint)
             if entry is not None:
                 self.note(entry)
-            elif (given_up := self.schedule.suspect(batch, alone=len(lost) == 1)) is not None:
+                continue
+            given_up = self.schedule.suspect(batch, alone=len(lost) == 1, final=death.hung)
+            if given_up is not None:
+                reason = death.describe(self.task.image_timeout, ATTEMPTS)
                 for ref in given_up.refs:
-                    reason = f"its worker process died {ATTEMPTS} times while it held this image alone"
-                    self.writer.add_failure(FailedImage(ref.image_id, ref.path, reason))
-                    self.progress.advance(1, 1)
+                    failed = self.writer.commit_failure(FailedImage(ref.image_id, ref.path, reason), self.task.root)
+                    self.note(failed)
+
+
+def _name(index: int) -> str:
+    """Return the name of a worker of this process."""
+    return f"{os.uname().nodename}-{os.getpid()}-{index}"
 
 
 def start_ray(cpus: int) -> None:

@@ -58,12 +58,12 @@ class Schedule:
     """The queue of one run.
 
     Args:
-        batches: Taken from lazily, one when a worker has room.
+        batches: Taken from lazily, one when a worker has room; None says that there is none just now.
         in_flight: Most batches at a worker.
         attempts: Deaths on a single image before it is given up.
     """
 
-    def __init__(self, batches: Iterable[Batch], in_flight: int = 2, attempts: int = 3) -> None:
+    def __init__(self, batches: Iterable[Batch | None], in_flight: int = 2, attempts: int = 3) -> None:
         self._fresh = iter(batches)
         self._suspects: deque[Batch] = deque()
         self._workers: dict[int, _Worker] = {}
@@ -103,9 +103,12 @@ class Schedule:
                 return None
             batch = self._suspects.popleft()
         else:
-            fresh = next(self._fresh, None)
-            if fresh is None:
+            try:
+                fresh = next(self._fresh)
+            except StopIteration:
                 self._exhausted = True
+                return None
+            if fresh is None:
                 return None
             batch = fresh
         state.batches.append(batch)
@@ -122,12 +125,13 @@ class Schedule:
         """
         return self._workers.pop(worker).batches
 
-    def suspect(self, batch: Batch, alone: bool) -> Batch | None:
+    def suspect(self, batch: Batch, alone: bool, final: bool = False) -> Batch | None:
         """Queue a lost batch again.
 
         Args:
             batch: As `lose_worker` returned it.
             alone: Nothing else was in flight at its worker, so the death is its own.
+            final: One such death is enough, because what it died of would come again.
 
         Returns:
             The batch when it is to be given up: a single image whose worker died too often. Else None.
@@ -136,7 +140,7 @@ class Schedule:
             self._suspects.extend(Batch((ref,), suspect=True) for ref in batch.refs)
             return None
         deaths = batch.deaths + (1 if alone else 0)
-        if deaths >= self._attempts:
+        if deaths >= (1 if final else self._attempts):
             return batch
         self._suspects.append(Batch(batch.refs, deaths, suspect=True))
         return None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.annotator import Annotator
+from pipeline.engine.deaths import Watchdog
 from pipeline.sources import ImageRef
 from pipeline.store.manifest import ShardEntry
 from pipeline.store.shards import write_shard
@@ -20,11 +21,13 @@ class Task:
         root: Folder that the images' paths start from.
         run_folder: Where shards go.
         fingerprint: Of the run.
+        image_timeout: Seconds without progress on any image after which a worker ends itself; None for never.
     """
 
     root: str
     run_folder: Path
     fingerprint: str
+    image_timeout: float | None = None
 
 
 class Worker:
@@ -33,28 +36,32 @@ class Worker:
     Args:
         build: Makes the annotator; called in this process at the first use.
         threads: CPU threads of the models.
+        name: Of this worker, for the file that says how it died (`pipeline.engine.deaths`).
     """
 
-    def __init__(self, build: Callable[[], Annotator], threads: int) -> None:
+    def __init__(self, build: Callable[[], Annotator], threads: int, name: str = "worker") -> None:
         # Read by OpenMP and MKL when torch is first imported, which is after this.
         os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
         self._build = build
         self._annotator: Annotator | None = None
+        self._watchdog = Watchdog(name)
 
     def prepare(self) -> int:
         """Load the models; returns the process id."""
         if self._annotator is None:
             self._annotator = self._build()
+            self._annotator.watch = self._watchdog.progress
         return os.getpid()
 
     def annotate(self, refs: tuple[ImageRef, ...], task: Task) -> ShardEntry | None:
         """Label a batch and commit it as a shard; None when it was stopped before the first image."""
         if self._annotator is None:
             raise RuntimeError("annotate was called before prepare")
-        done = self._annotator(refs, task.root)
-        if not done.records:
-            return None
-        return write_shard(task.run_folder, done.records, done.timings, task.fingerprint, done.drops)
+        with self._watchdog.watching(task.run_folder, task.image_timeout):
+            done = self._annotator(refs, task.root)
+            if not done.records:
+                return None
+            return write_shard(task.run_folder, done.records, done.timings, task.fingerprint, done.drops)
 
     def cpu_seconds(self) -> float:
         """Return the CPU time that this process has used."""

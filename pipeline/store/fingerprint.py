@@ -15,6 +15,12 @@ _OPTIONS = (
     *("box_threshold", "text_threshold", "nms_iou", "class_agnostic_nms", "min_box_area", "max_box_share"),
     *("size", "prompts_per_pass"),
 )
+_OPTIONS_IF_USED = (
+    *("agnostic_nms_iou", "max_box_area", "min_box_share", "max_aspect", "border_margin", "max_contained", "top_k"),
+    *("mask", "multimask", "mask_cleanup", "largest_part", "min_mask_fill", "max_mask_fill", "min_mask_score"),
+    *("tile", "tile_overlap", "tile_object", "prefilter"),
+)
+"""They count where they differ from their default, so that a run made before there were any is still continued."""
 
 
 def fingerprint_parts(
@@ -26,7 +32,7 @@ def fingerprint_parts(
         config: The options; those on where and how fast to run don't count.
         ontology: Its colours don't count.
         detector_weights: Hash of the detector's files.
-        segmenter_weights: Hash of the segmenter's files.
+        segmenter_weights: Hash of the segmenter's files; empty where no segmenter is used.
     """
     classes = [
         {
@@ -44,7 +50,20 @@ def fingerprint_parts(
         "classes": classes,
         "negatives": list(ontology.negatives),
         **{name: getattr(config, name) for name in _OPTIONS},
+        **_used(config),
     }
+
+
+def _used(config: AnnotateConfig) -> dict[str, Any]:
+    """Return the options of `_OPTIONS_IF_USED` that change rows; overlap and object side don't where unused."""
+    idle = {None: ("tile_overlap", "tile_object"), "auto": ()}.get(config.tile, ("tile_object",))
+    values = {name: getattr(config, name) for name in _OPTIONS_IF_USED if name not in idle}
+    return {name: value for name, value in values.items() if value != getattr(AnnotateConfig(), name)}
+
+
+def default_row_options() -> dict[str, Any]:
+    """Return the options that can count, with their defaults: what a run's parts leave out is meant so."""
+    return {name: getattr(AnnotateConfig(), name) for name in (*_OPTIONS, *_OPTIONS_IF_USED)}
 
 
 def parts_to_fingerprint(parts: Mapping[str, Any]) -> str:

@@ -22,6 +22,31 @@ STALE_SECONDS = 120.0
 TOUCH_SECONDS = 10.0
 
 
+def holder_of(folder: Path) -> str:
+    """Return who writes to a run, as far as can be seen without taking the lock; empty for nobody.
+
+    Args:
+        folder: The run; it may be read-only.
+    """
+    path = folder / LOCK_NAME
+    try:
+        holder = json.loads(path.read_bytes() or b"{}")
+        age = time.time() - path.stat().st_mtime
+        host, pid = str(holder["host"]), int(holder["pid"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    if host == socket.gethostname():
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return ""
+        except PermissionError:
+            return f"process {pid} on {host}"
+    elif age >= STALE_SECONDS:
+        return ""
+    return f"process {pid} on {host}"
+
+
 class RunLock:
     """Holds a run folder for writing, as a context manager.
 

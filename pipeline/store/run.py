@@ -2,7 +2,9 @@
 
 import heapq
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,6 +19,7 @@ from pipeline.store.manifest import RunCounts, ShardEntry, count_entries, read_m
 RUN_FILE = "run.json"
 SHARDS_FOLDER = "shards"
 TIMINGS_FOLDER = "timings"
+REVIEWED_FOLDER = "reviewed"
 
 
 def is_run(folder: Path) -> bool:
@@ -25,7 +28,7 @@ def is_run(folder: Path) -> bool:
 
 
 class Run:
-    """One run folder, opened for reading; it sees the shards that the manifest names at that moment.
+    """One run folder, opened for reading; it sees the shards that the manifest names when it is first asked for them.
 
     Attributes:
         folder: The run folder.
@@ -41,7 +44,6 @@ class Run:
         self.images_root = Path(stored_to_path(settings["images_root"]))
         self.ontology = Ontology.from_dict(settings["ontology"])
         self.fingerprint: str = settings["fingerprint"]
-        self._entries = list(read_manifest(folder))
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:
@@ -60,14 +62,18 @@ class Run:
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{folder / RUN_FILE}: damaged ({error!r}); annotate again into another folder") from error
 
-    @property
+    @cached_property
     def entries(self) -> tuple[ShardEntry, ...]:
         """The manifest's entries, in the order in which they were written."""
-        return tuple(self._entries)
+        return tuple(read_manifest(self.folder))
+
+    def first_entries(self, count: int) -> list[ShardEntry]:
+        """Return the first entries of the manifest, without holding the others."""
+        return list(islice(read_manifest(self.folder), count))
 
     def counts(self) -> RunCounts:
-        """Return how many images and objects the run has, from the manifest alone."""
-        return count_entries(self._entries, (spec.name for spec in self.ontology.classes))
+        """Return how many images and objects the run has, from the manifest alone, which is read anew."""
+        return count_entries(read_manifest(self.folder), (spec.name for spec in self.ontology.classes))
 
     def image_path(self, record: Record) -> Path:
         """Return the absolute path of a record's image."""
@@ -81,7 +87,7 @@ class Run:
         Raises:
             UserError: A shard is missing or cannot be read.
         """
-        return self._merge(self._entries)
+        return self.merge((entry.first_path, entry.shard) for entry in self.entries)
 
     def annotated(self) -> Iterator[AnnotatedImage]:
         """Yield the records with status ok, in the order of their paths."""
@@ -89,17 +95,25 @@ class Run:
 
     def failed(self) -> Iterator[FailedImage]:
         """Yield the records with status failed, in the order of their paths; other shards are not read."""
-        entries = [entry for entry in self._entries if entry.failed_ids]
-        return (record for record in self._merge(entries) if isinstance(record, FailedImage))
+        shards = ((entry.first_path, entry.shard) for entry in read_manifest(self.folder) if entry.failed)
+        return (record for record in self.merge(shards) if isinstance(record, FailedImage))
 
-    def _merge(self, entries: list[ShardEntry]) -> Iterator[Record]:
-        waiting = sorted(entries, key=lambda entry: (entry.first_path, entry.shard), reverse=True)
+    def merge(self, shards: Iterable[tuple[str, str]]) -> Iterator[Record]:
+        """Yield the records of some shards in the order of their paths.
+
+        Args:
+            shards: (smallest path, name) of each.
+
+        Raises:
+            UserError: A shard is missing or cannot be read.
+        """
+        waiting = sorted(shards, reverse=True)
         opened: list[tuple[str, str, int, Record, Iterator[Record]]] = []
         last_path: str | None = None
         serial = 0
         while waiting or opened:
-            while waiting and (not opened or waiting[-1].first_path <= opened[0][0]):
-                rows = self._sorted_rows(waiting.pop().shard)
+            while waiting and (not opened or waiting[-1][0] <= opened[0][0]):
+                rows = self._sorted_rows(waiting.pop()[1])
                 if (first := next(rows, None)) is not None:
                     serial += 1
                     heapq.heappush(opened, (first.path, first.image_id, serial, first, rows))
@@ -120,6 +134,6 @@ class Run:
         except (OSError, ValueError) as error:
             raise UserError(
                 f"{path}: the manifest names this shard, but it cannot be read ({error}); "
-                "delete its line in manifest.jsonl and annotate again to compute its images anew"
+                f"`groundlabel verify {self.folder} --repair` and annotate again to compute its images anew"
             ) from error
         return iter(sorted(table_to_records(table), key=lambda record: record.path))

@@ -1,99 +1,45 @@
 """One run folder, opened for writing: the only place that changes it, besides the workers' shards."""
 
-import csv
-import errno
-import io
 import json
 import os
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+
 from models.ontology import Ontology
 from pipeline.config import AnnotateConfig
-from pipeline.errors import UserError
+from pipeline.file_state import read_state
 from pipeline.paths import path_to_stored, stored_to_path
 from pipeline.records import FailedImage, ImageTiming
-from pipeline.store.fingerprint import describe_differences, parts_to_fingerprint
-from pipeline.store.lock import LOCK_NAME, RunLock
-from pipeline.store.manifest import MANIFEST_NAME, ManifestWriter, ShardEntry
-from pipeline.store.run import RUN_FILE, SHARDS_FOLDER, TIMINGS_FOLDER, Run, is_run
-from pipeline.store.shards import TEMPORARY, adopt_orphans, clear_leftovers, write_file, write_shard
+from pipeline.store.durable import write_file
+from pipeline.store.fingerprint import parts_to_fingerprint
+from pipeline.store.heal import Healed, clear_leftovers, heal, remove_surplus
+from pipeline.store.index import IdIndex, Ids, number_to_id
+from pipeline.store.lock import RunLock
+from pipeline.store.log import RunLog
+from pipeline.store.manifest import ManifestWriter, ShardEntry, read_manifest, removal_line
+from pipeline.store.output import REPLACED_FILES, check_output, explain_os_error, settings_to_config
+from pipeline.store.rewrite import group_small, join_shards, shard_without
+from pipeline.store.run import RUN_FILE, SHARDS_FOLDER, TIMINGS_FOLDER, Run
+from pipeline.store.shards import remove_shards, write_shard
+from pipeline.store.status import RunStatus, write_status
+from pipeline.store.summary import Outcome, write_summary
 
-SUMMARY_FILE = "summary.json"
-FAILED_FILE = "failed.csv"
-_FAILURES_IN_SUMMARY = 100
-_ROOT_SAMPLES = 16
-
-
-def explain_os_error(error: OSError, folder: Path) -> UserError:
-    """Return the message for a run folder that cannot be written."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(
-            f"{folder}: no space left on the device; everything written so far is kept. "
-            "Free some space and run the same command again to go on"
-        )
-    return UserError(f"{folder}: cannot be written ({error.strerror or error}); give another --output folder")
+SYNC_SECONDS = 1.0
+"""Lines of new shards reach the disk at least this often; one that is lost is made again from its shard."""
+_OPTIONS = ("detector", "segmenter", "pixel_limit", "device")
 
 
-def check_output(output: Path, parts: Mapping[str, Any], root: Path, overwrite: bool) -> Run | None:
-    """Look at the output folder without changing it.
-
-    Args:
-        output: The run folder; it need not exist.
-        parts: What is asked for (`fingerprint_parts`).
-        root: Where the images' paths start from.
-        overwrite: A run of another kind is no error, as it will be replaced.
-
-    Returns:
-        The run that is to be continued, or None where a new one starts.
-
-    Raises:
-        UserError: The folder is something else, or a run with other prompts, models, options or images.
-    """
-    if not output.exists():
-        return None
-    if not output.is_dir():
-        raise UserError(f"{output}: is a file; --output needs a folder")
-    if not (output / RUN_FILE).exists():
-        names = sorted(path.name for path in output.iterdir() if not path.name.startswith(TEMPORARY))
-        if strangers := [name for name in names if name not in _OUR_NAMES]:
-            raise UserError(
-                f"{output}: is not empty and not a run (it has {', '.join(strangers[:3])}); "
-                "give an empty or another --output folder"
-            )
-        if MANIFEST_NAME in names and not overwrite:
-            raise UserError(
-                f"{output}: has the shards of a run, but its {RUN_FILE} is gone; put that back, use --overwrite "
-                "to replace the run, or give another --output folder"
-            )
-        return None
-    if overwrite or not is_run(output):
-        return None
-    run = Run.open(output)
-    if lines := describe_differences(run.settings.get("parts", {}), parts):
-        listed = "\n  ".join(lines)
-        raise UserError(
-            f"{output}: belongs to a run made in another way:\n  {listed}\n"
-            "Use the same settings to continue it, --overwrite to replace it, or another --output folder"
-        )
-    if run.images_root != root and not _moved(run, root):
-        raise UserError(
-            f"{output}: belongs to the images in {run.images_root}, and its first images are not in {root}; "
-            "use --overwrite to replace it, or another --output folder"
-        )
-    return run
-
-
-_OUR_NAMES = (RUN_FILE, MANIFEST_NAME, SUMMARY_FILE, FAILED_FILE, LOCK_NAME, SHARDS_FOLDER, TIMINGS_FOLDER)
-
-
-def _moved(run: Run, root: Path) -> bool:
-    """Tell whether images of the run are under another root too; a run without rows fits any root."""
-    paths = [entry.first_path for entry in run.entries[:_ROOT_SAMPLES]]
-    return not paths or any(os.path.lexists(root / stored_to_path(path)) for path in paths)
+def package_version() -> str:
+    """Return the version of this package, for people who look at a run later."""
+    try:
+        return metadata.version("groundlabel")
+    except metadata.PackageNotFoundError:
+        return "from a checkout that is not installed"
 
 
 class RunWriter:
@@ -106,6 +52,11 @@ class RunWriter:
         root: Where the images' paths start from.
         config: The options; `overwrite` removes a run that is there (only files of ours).
 
+    Attributes:
+        index: The images that the run had when it was opened.
+        healed: What was put right then.
+        added: Images whose rows were added since.
+
     Raises:
         UserError: The folder cannot be written, is something else, is in use, or belongs to another run.
     """
@@ -116,6 +67,7 @@ class RunWriter:
         self.output = output
         self.fingerprint = parts_to_fingerprint(parts)
         self._ontology = ontology
+        self.added = 0
         check_output(output, parts, root, config.overwrite)
         try:
             output.mkdir(parents=True, exist_ok=True)
@@ -123,10 +75,8 @@ class RunWriter:
         except OSError as error:
             raise explain_os_error(error, output) from error
         try:
-            run = check_output(output, parts, root, config.overwrite)
-            if run is None:
+            if check_output(output, parts, root, config.overwrite) is None:
                 self._clear()
-            self._entries: list[ShardEntry] = list(run.entries) if run else []
             self._start(parts, root, config)
         except OSError as error:
             self.lock.release()
@@ -135,39 +85,49 @@ class RunWriter:
             self.lock.release()
             raise
 
+    @classmethod
+    def reopen(cls, folder: str | Path) -> Self:
+        """Open the run in a folder to change it as it is.
+
+        Raises:
+            UserError: There is no run, it is in use or cannot be written.
+        """
+        run = Run.open(folder)
+        config = settings_to_config(run.settings, AnnotateConfig(device=run.settings["options"]["device"]))
+        return cls(run.folder, run.settings["parts"], run.ontology, run.images_root, config)
+
     def _start(self, parts: Mapping[str, Any], root: Path, config: AnnotateConfig) -> None:
         for name in (SHARDS_FOLDER, TIMINGS_FOLDER):
             (self.output / name).mkdir(exist_ok=True)
-        clear_leftovers(self.output)
         settings = {
-            "groundlabel": _version(),
+            "groundlabel": package_version(),
             "fingerprint": self.fingerprint,
             "parts": parts,
             "images_root": path_to_stored(str(root)),
             "ontology": self._ontology.to_dict(),
-            "options": {name: getattr(config, name) for name in ("detector", "segmenter", "pixel_limit", "device")},
+            "options": {name: getattr(config, name) for name in _OPTIONS},
         }
         write_file(self.output / RUN_FILE, json.dumps(settings, indent=2, allow_nan=False).encode())
         self._manifest = ManifestWriter(self.output)
-        for entry in adopt_orphans(self.output, self._entries, self.fingerprint):
-            self.add(entry)
+        self._synced = time.monotonic()
+        self.healed: Healed = heal(self.output, self._manifest, self.fingerprint)
+        self.refresh()
+        self._log = RunLog(self.output)
 
     def _clear(self) -> None:
-        """Remove the files of a run that is replaced; run.json goes last, so that half of it is still the old run."""
+        """Remove the files of a run that is replaced."""
         for name in (SHARDS_FOLDER, TIMINGS_FOLDER):
             for path in (self.output / name).glob("*.parquet"):
                 path.unlink()
-        for name in (MANIFEST_NAME, SUMMARY_FILE, FAILED_FILE, RUN_FILE):
+        for name in REPLACED_FILES:
             (self.output / name).unlink(missing_ok=True)
 
-    @property
-    def entries(self) -> Sequence[ShardEntry]:
-        """All shards of the run so far."""
-        return tuple(self._entries)
-
-    def done_ids(self) -> set[str]:
-        """Return the ids of all images with a row, ok or failed."""
-        return {image_id for entry in self._entries for image_id in entry.ids}
+    def _guarded(self, change: Callable[[], Any]) -> Any:
+        """Change the run; what the system has against it becomes a message."""
+        try:
+            return change()
+        except OSError as error:
+            raise explain_os_error(error, self.output) from error
 
     def add(self, entry: ShardEntry) -> None:
         """Make a committed shard part of the run.
@@ -175,76 +135,173 @@ class RunWriter:
         Raises:
             UserError: The manifest cannot be written.
         """
-        try:
-            self._manifest.append(entry)
-        except OSError as error:
-            raise explain_os_error(error, self.output) from error
-        self._entries.append(entry)
+        self._guarded(lambda: self._manifest.append(entry.to_line()))
+        self.added += entry.rows
 
-    def add_failure(self, failure: FailedImage) -> ShardEntry:
-        """Commit one failed image from here, for a worker that cannot.
+    def commit_failure(self, failure: FailedImage, root: str) -> ShardEntry:
+        """Commit one failed image from here, for a worker that cannot; `add` makes it part of the run.
+
+        Args:
+            failure: What to say of it.
+            root: Where the image's path starts from.
 
         Raises:
             UserError: The run cannot be written.
         """
-        timing = ImageTiming(failure.image_id, 0, 0, 0, 0, os.uname().nodename, str(os.getpid()))
-        try:
-            entry = write_shard(self.output, [failure], [timing], self.fingerprint, {})
-        except OSError as error:
-            raise explain_os_error(error, self.output) from error
-        self.add(entry)
+        state = read_state(os.path.join(root, stored_to_path(failure.path)), with_content=False)
+        times = (0, 0, 0, 0, os.uname().nodename, str(os.getpid()))
+        timing = ImageTiming(failure.image_id, *times, state.size, state.mtime_ns, state.content)
+        entry: ShardEntry = self._guarded(lambda: write_shard(self.output, [failure], [timing], self.fingerprint, {}))
         return entry
 
-    def write_summary(self, seconds: float, computed: int) -> tuple[FailedImage, ...]:
-        """Write summary.json, and failed.csv when images failed; a call that computed nothing leaves them as they are.
+    def record(self, event: str, **values: Any) -> None:
+        """Write an event into the log.
+
+        Raises:
+            UserError: The log cannot be written.
+        """
+        self._guarded(lambda: self._log.write(event, **values))
+
+    def report(self, status: RunStatus) -> None:
+        """Replace `status.json`.
+
+        Raises:
+            UserError: It cannot be written.
+        """
+        self._guarded(lambda: write_status(self.output, status))
+
+    def tick(self) -> None:
+        """Show that the writer lives, and bring what was added to the disk; to be called about once a second.
+
+        Raises:
+            UserError: The manifest cannot be written.
+        """
+        self.lock.touch()
+        if time.monotonic() - self._synced >= SYNC_SECONDS:
+            self._guarded(self._manifest.sync)
+            self._synced = time.monotonic()
+
+    def drop_rows(self, numbers: Ids) -> int:
+        """Take images out of the run, so that they can be computed again.
+
+        Args:
+            numbers: (N,) image ids as in `index`; those that the run does not have are passed over.
+
+        Returns:
+            How many there were.
+
+        Raises:
+            UserError: A shard cannot be read or the run cannot be written; the other rows are all there.
+        """
+        places = self.index.find(numbers)
+        places = places[places >= 0]
+        for shard in np.unique(self.index.shards[places]).tolist():
+            rows = places[self.index.shards[places] == shard]
+            image_ids = {number_to_id(number) for number in self.index.ids[rows].tolist()}
+            self._guarded(lambda: self._drop(self.index.names[shard], image_ids))  # noqa: B023 - called at once
+        self.refresh()
+        return len(places)
+
+    def refresh(self) -> None:
+        """Read `index` anew, with what was added."""
+        self.index: IdIndex = IdIndex(read_manifest(self.output))
+
+    def _drop(self, shard: str, image_ids: Collection[str]) -> None:
+        entry = shard_without(self.output, shard, image_ids)
+        if entry is None:
+            self._remove([shard])
+        else:
+            self._exchange(entry)
+
+    def _remove(self, shards: list[str]) -> None:
+        """Take whole shards out; the files go first, as a line whose file is gone does not count at the next start."""
+        remove_shards(self.output, shards)
+        self._manifest.append(removal_line(shards))
+        self._manifest.sync()
+
+    def _exchange(self, entry: ShardEntry) -> None:
+        self._manifest.append(entry.to_line())
+        self._manifest.sync()
+        remove_shards(self.output, [name for name in entry.replaces if name != entry.shard])
+
+    def remove(self, shards: list[str]) -> None:
+        """Take whole shards out of the run, their files too.
+
+        Raises:
+            UserError: The run cannot be written.
+        """
+        if shards:
+            self._guarded(lambda: self._remove(shards))
+            self.refresh()
+
+    def restamp(self, stamps: Mapping[int, int]) -> None:
+        """Note new sizes and times of image files whose content is unchanged.
+
+        Args:
+            stamps: Stamp by image id, both as numbers; all of them ids of the run.
+
+        Raises:
+            UserError: The manifest cannot be written.
+        """
+        if not stamps:
+            return
+        places = self.index.find(np.array(list(stamps), np.uint64))
+        wanted = {self.index.names[shard] for shard in np.unique(self.index.shards[places]).tolist()}
+        for entry in read_manifest(self.output):  # of the lines that were there at first
+            if entry.shard in wanted:
+                self._guarded(lambda: self._manifest.append(entry.restamped(stamps).to_line()))  # noqa: B023
+        self._guarded(self._manifest.sync)
+
+    def compact(self, rows: int) -> tuple[int, int]:
+        """Join small shards, and write the manifest anew without lines that don't count.
+
+        Args:
+            rows: Most rows of a joined shard.
+
+        Returns:
+            Shards before and after.
+
+        Raises:
+            UserError: A shard cannot be read or the run cannot be written; nothing is lost.
+        """
+        before = len(self.index.names)
+        for group in list(group_small(read_manifest(self.output), rows)):
+            self._guarded(lambda: self._exchange(join_shards(self.output, group)))  # noqa: B023 - called at once
+        self.rewrite_manifest()
+        self.refresh()
+        return before, len(self.index.names)
+
+    def rewrite_manifest(self) -> None:
+        """Write the manifest anew with the lines that count, complete or not at all.
+
+        Raises:
+            UserError: The run cannot be written.
+        """
+        self._guarded(self._manifest.rewrite)
+
+    def finish(self, seconds: float, computed: int) -> Outcome:
+        """Clear late shards of dead workers and write the summary; no worker may write any more.
 
         Args:
             seconds: Wall-clock time of this call.
-            computed: Images that it labelled or found to be failed.
+            computed: Images that it labelled or found to be failed; with 0 a summary that is there stays as it is.
 
         Returns:
-            All failed images of the run, in the order of their paths.
+            What the run came to.
 
         Raises:
-            UserError: The files cannot be written.
+            UserError: The run cannot be written.
         """
-        run = Run.open(self.output)
-        failed = tuple(run.failed())
-        if computed or not (self.output / SUMMARY_FILE).exists():
-            try:
-                self._write_summary(run, failed, seconds, computed)
-            except OSError as error:
-                raise explain_os_error(error, self.output) from error
-        return failed
-
-    def _write_summary(self, run: Run, failed: Sequence[FailedImage], seconds: float, computed: int) -> None:
-        counts = run.counts()
-        summary = {
-            "images": counts.total,
-            "ok": counts.ok,
-            "failed": counts.failed,
-            "instances": counts.instances,
-            "per_class": counts.per_class,
-            "drops": _sum(entry.drops for entry in run.entries),
-            "seconds_by_stage": {key: round(v, 3) for key, v in _sum(e.seconds for e in run.entries).items()},
-            "last_call": {"images": computed, "seconds": round(seconds, 3)},
-            "fingerprint": run.fingerprint,
-            "failures": [
-                {"image_id": row.image_id, "path": row.path, "reason": row.reason}
-                for row in failed[:_FAILURES_IN_SUMMARY]
-            ],
-            "failures_listed_in": FAILED_FILE if failed else None,
-        }
-        text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
-        write_file(self.output / SUMMARY_FILE, text.encode() + b"\n")
-        if failed:
-            write_file(self.output / FAILED_FILE, _failed_csv(failed))
-        else:
-            (self.output / FAILED_FILE).unlink(missing_ok=True)
+        self._guarded(self._manifest.sync)
+        self._guarded(lambda: remove_surplus(self.output))
+        self._guarded(lambda: clear_leftovers(self.output))
+        outcome: Outcome = self._guarded(lambda: write_summary(self.output, seconds, computed))
+        return outcome
 
     def close(self) -> None:
         """Close the manifest and give the run free."""
         self._manifest.close()
+        self._log.close()
         self.lock.release()
 
     def __enter__(self) -> Self:
@@ -252,25 +309,3 @@ class RunWriter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _version() -> str:
-    try:
-        return metadata.version("groundlabel")
-    except metadata.PackageNotFoundError:
-        return "from a checkout that is not installed"
-
-
-def _sum(counts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    total: Counter[str] = Counter()
-    for part in counts:
-        total.update(part)
-    return dict(sorted(total.items()))
-
-
-def _failed_csv(failed: Sequence[FailedImage]) -> bytes:
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["image_id", "path", "reason"])
-    rows.writerows([row.image_id, row.path, row.reason] for row in failed)
-    return text.getvalue().encode()

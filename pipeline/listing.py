@@ -1,0 +1,292 @@
+"""What there is to do, found in the background: which images are new, changed, unchanged or gone.
+
+Listing millions of files takes minutes, and labelling need not wait for it: a thread lists, compares with what the run
+has, and puts the images to do into a file without a name in the run's folder (it cannot be left behind), from which
+batches are taken meanwhile. So memory does not grow with paths; an image costs some bytes of sorted ids.
+
+An image of the run counts as unchanged when its file has the size and time that were noted with its row. Where they
+differ, or with `verify_content` anyway, the content decides.
+"""
+
+import os
+import tempfile
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from pipeline.config import AnnotateConfig
+from pipeline.engine.schedule import Batch
+from pipeline.file_state import UNKNOWN_STAMP, read_content_hash, read_stamp
+from pipeline.sources import ImageRef, ImageSource
+from pipeline.store.index import IdIndex, IdSet, ids_to_numbers
+from pipeline.store.shards import read_timings
+from pipeline.store.writer import RunWriter
+
+_CHUNK = 1024
+_SHARDS_REMEMBERED = 32
+_WAIT_SECONDS = 0.2
+
+
+class Spool:
+    """References in the order in which they were put, in a file that vanishes with the process.
+
+    Args:
+        folder: Where the file is, without a name; None means the system's folder for such files.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by close()
+        self._blocks: deque[tuple[int, int]] = deque()
+        self._end = 0
+
+    def put(self, refs: list[ImageRef]) -> None:
+        """Add references; from one thread.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        block = "\0".join(f"{ref.image_id}{ref.path}" for ref in refs).encode()
+        rest = memoryview(block)
+        while rest:
+            rest = rest[os.pwrite(self._file.fileno(), rest, self._end + len(block) - len(rest)) :]
+        self._blocks.append((self._end, len(block)))
+        self._end += len(block)
+
+    def take(self) -> list[ImageRef]:
+        """Return the next block of references, empty when there is none now; from one other thread."""
+        if not self._blocks:
+            return []
+        start, size = self._blocks.popleft()
+        block = os.pread(self._file.fileno(), size, start)
+        return [ImageRef(text[:16], text[16:]) for text in block.decode().split("\0")]
+
+    def close(self) -> None:
+        """Close and lose the file."""
+        self._file.close()
+
+
+class Listing:
+    """Lists the images of a call in a thread of its own, as a context manager.
+
+    Args:
+        source: What was asked for; read once.
+        index: The images that the run has.
+        run_folder: The run; it need not exist where the index is empty.
+        config: `limit`, `shard` and `verify_content` are used.
+        whole: What the run has and the source has not is gone; False where the source is only a part.
+        spool_folder: Where the file without a name is.
+
+    Attributes:
+        listed: Images so far.
+        new: Without a row so far.
+        changed: With a row, and another content since.
+        unchanged: With a row that holds.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        index: IdIndex,
+        run_folder: Path,
+        config: AnnotateConfig,
+        whole: bool = True,
+        spool_folder: Path | None = None,
+    ) -> None:
+        self.listed = self.new = self.changed = self.unchanged = 0
+        self._source = source
+        self._run_folder = run_folder
+        self._limit = config.limit
+        self._part = config.part
+        self._verify_content = config.verify_content
+        self._whole = whole and config.limit is None and config.shard is None
+        self._index = index
+        self._seen = np.zeros(len(index), bool)
+        self._listed_ids = IdSet()
+        self._stamps: dict[int, int] = {}
+        self._contents: OrderedDict[int, dict[str, str]] = OrderedDict()
+        self._changed_ids: list[int] = []
+        self._error: BaseException | None = None
+        self._stop = threading.Event()
+        self._progress = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="listing", daemon=True)
+        self._fresh = Spool(spool_folder)
+        self._again = Spool(spool_folder)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._fresh.close()
+        self._again.close()
+
+    @property
+    def done(self) -> bool:
+        """All images were listed."""
+        return not self._thread.is_alive()
+
+    @property
+    def todo(self) -> int:
+        """Images to compute, as far as listed."""
+        return self.new + self.changed
+
+    @property
+    def vanished(self) -> int:
+        """Images of the run that were not listed; 0 where only some were to be."""
+        return int(len(self._seen) - self._seen.sum()) if self._whole and self.done else 0
+
+    def wait(self, images: int, stopping: Callable[[], bool] = lambda: False) -> int:
+        """Wait until so many images are to be done, all were listed, or it should stop; returns how many are.
+
+        Raises:
+            UserError: Something that was asked for is wrong.
+            OSError: The disk is full.
+        """
+        with self._progress:
+            while self._thread.is_alive() and self.todo < images and not stopping():
+                self._progress.wait(_WAIT_SECONDS)
+        self._raise_error()
+        return self.todo
+
+    def batches(self, size: int, writer: RunWriter) -> Iterator[Batch | None]:
+        """Yield what is to be done, the new images first; None whenever the listing must go on before.
+
+        Rows of changed images are taken out of the run when all images were listed, just before they are given out.
+
+        Args:
+            size: Most images in a batch.
+            writer: Holds the run.
+
+        Raises:
+            UserError: Something that was asked for is wrong.
+            OSError: The disk is full.
+        """
+        yield from _batches(self._blocks(), size)
+        writer.restamp(self._stamps)
+        if self._changed_ids:
+            writer.drop_rows(np.array(self._changed_ids, np.uint64))
+            yield from _batches(iter(self._again.take, []), size)
+
+    def all_todo(self) -> Iterator[ImageRef]:
+        """Yield what is to be done, changed images last; waits for the listing.
+
+        Raises:
+            UserError: Something that was asked for is wrong.
+        """
+        self._thread.join()
+        self._raise_error()
+        for spool in (self._fresh, self._again):
+            for block in iter(spool.take, []):
+                yield from block
+
+    def _blocks(self) -> Iterator[list[ImageRef] | None]:
+        while True:
+            listed_all = self.done
+            block = self._fresh.take()
+            if block:
+                yield block
+            elif listed_all:
+                break
+            else:
+                yield None
+        self._raise_error()
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            paths = self._source.paths
+            while chunk := list(islice(paths, _CHUNK)):
+                refs = [ImageRef.from_path(path) for path in chunk]
+                if self._stop.is_set() or not self._sort_out(refs):
+                    break
+                with self._progress:
+                    self._progress.notify_all()
+            empty = not self.listed and not self._stop.is_set() and self._part == (0, 1)
+            if empty and not self._source.may_be_empty:
+                raise self._source.nothing_found()
+        except Exception as error:  # whatever it is, the main thread raises it
+            self._error = error
+
+    def _sort_out(self, refs: list[ImageRef]) -> bool:
+        """Compare references with the run; returns whether more are wanted."""
+        numbers = ids_to_numbers(ref.image_id for ref in refs)
+        part, parts = self._part
+        wanted = numbers % np.uint64(parts) == part
+        if not self._source.unique:
+            wanted &= self._listed_ids.add(numbers)
+        rows = np.flatnonzero(wanted)
+        if self._limit is not None:
+            rows = rows[: self._limit - self.listed]
+        places = self._index.find(numbers[rows])
+        fresh = [refs[row] for row in rows[places < 0].tolist()]
+        if fresh:
+            self._fresh.put(fresh)
+        again = []
+        for row, place in zip(rows.tolist(), places.tolist(), strict=True):
+            if place >= 0:
+                self._seen[place] = True
+                if not self._holds(refs[row], place):
+                    again.append(refs[row])
+                    self._changed_ids.append(int(numbers[row]))
+        if again:
+            self._again.put(again)
+        self.new += len(fresh)
+        self.changed += len(again)
+        self.unchanged += len(rows) - len(fresh) - len(again)
+        self.listed += len(rows)
+        return self._limit is None or self.listed < self._limit
+
+    def _holds(self, ref: ImageRef, place: int) -> bool:
+        """Tell whether the file of an image is the one that its row was made from."""
+        noted = int(self._index.stamps[place])
+        if noted == UNKNOWN_STAMP:
+            return True
+        path = ref.locate(str(self._source.root))
+        stamp = read_stamp(path)
+        if stamp == noted and not self._verify_content:
+            return True
+        before = self._content_of(int(self._index.shards[place]), ref.image_id)
+        if stamp != noted and not before:
+            return False
+        if before and read_content_hash(path) != before:
+            return False
+        if stamp != noted:
+            self._stamps[int(self._index.ids[place])] = stamp
+        return True
+
+    def _content_of(self, shard: int, image_id: str) -> str:
+        """Return the content hash that was noted with a row; empty where none was."""
+        if shard not in self._contents:
+            times = read_timings(self._run_folder, self._index.names[shard])
+            columns = ([], []) if times is None else (times.column("image_id"), times.column("content"))
+            self._contents[shard] = {str(key): str(value) for key, value in zip(*columns, strict=True)}
+            if len(self._contents) > _SHARDS_REMEMBERED:
+                self._contents.popitem(last=False)
+        return self._contents[shard].get(image_id, "")
+
+
+def _batches(blocks: Iterator[list[ImageRef] | None], size: int) -> Iterator[Batch | None]:
+    held: list[ImageRef] = []
+    for block in blocks:
+        if block is None:
+            yield None
+            continue
+        held += block
+        while len(held) >= size:
+            yield Batch(tuple(held[:size]))
+            held = held[size:]
+    if held:
+        yield Batch(tuple(held))
