@@ -108,7 +108,17 @@ def _running_port(home: Path) -> int | None:
         return None
     if state["host"] != socket.gethostname():
         raise UserError(f"{home} is in use on {state['host']}: end the review there, or set XDG_CACHE_HOME here")
+    if _has_ended(int(state["keeper"])):
+        return None  # its mongod is about to end, though it may still answer
     return int(state["port"]) if keeper.listens(int(state["port"])) else None
+
+
+def _has_ended(pid: int) -> bool:
+    """Say whether a process of this machine is no more; one that nobody has collected yet has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
 
 
 def _start_keeper(info: MongodInfo, home: Path) -> int:
