@@ -45,30 +45,35 @@ class Spool:
         self._blocks: deque[tuple[int, int]] = deque()
         self._end = 0
 
-    def put(self, refs: list[ImageRef]) -> None:
-        """Add references; from one thread.
+    def put(self, refs: list[tuple[int, ImageRef]]) -> None:
+        """Add references with their places in the listing; from one thread.
 
         Raises:
             OSError: The disk is full.
         """
-        block = "\0".join(f"{ref.image_id}{ref.path}" for ref in refs).encode()
+        block = "\0".join(f"{ref.image_id}{place:x} {ref.path}" for place, ref in refs).encode()
         rest = memoryview(block)
         while rest:
             rest = rest[os.pwrite(self._file.fileno(), rest, self._end + len(block) - len(rest)) :]
         self._blocks.append((self._end, len(block)))
         self._end += len(block)
 
-    def take(self) -> list[ImageRef]:
-        """Return the next block of references, empty when there is none now; from one other thread."""
+    def take(self) -> list[tuple[int, ImageRef]]:
+        """Return the next block, empty when there is none now; from one other thread."""
         if not self._blocks:
             return []
         start, size = self._blocks.popleft()
         block = os.pread(self._file.fileno(), size, start)
-        return [ImageRef(text[:16], text[16:]) for text in block.decode().split("\0")]
+        return [_parse(text) for text in block.decode().split("\0")]
 
     def close(self) -> None:
         """Close and lose the file."""
         self._file.close()
+
+
+def _parse(text: str) -> tuple[int, ImageRef]:
+    place, _, path = text[16:].partition(" ")
+    return int(place, 16), ImageRef(text[:16], path)
 
 
 class Listing:
@@ -145,6 +150,16 @@ class Listing:
         """Images of the run that were not listed; 0 where only some were to be."""
         return int(len(self._seen) - self._seen.sum()) if self._whole and self.done else 0
 
+    def wait_listed(self, images: int, stopping: Callable[[], bool]) -> int:
+        """Wait until so many images were listed, or all, or it should stop; returns how many were, at most that many.
+
+        Raises:
+            UserError: Something that was asked for is wrong.
+            OSError: The disk is full.
+        """
+        self._wait(lambda: self.listed >= images or stopping())
+        return min(self.listed, images)
+
     def wait(self, images: int, stopping: Callable[[], bool] = lambda: False) -> int:
         """Wait until so many images are to be done, all were listed, or it should stop; returns how many are.
 
@@ -152,11 +167,14 @@ class Listing:
             UserError: Something that was asked for is wrong.
             OSError: The disk is full.
         """
+        self._wait(lambda: self.todo >= images or stopping())
+        return self.todo
+
+    def _wait(self, enough: Callable[[], bool]) -> None:
         with self._progress:
-            while self._thread.is_alive() and self.todo < images and not stopping():
+            while self._thread.is_alive() and not enough():
                 self._progress.wait(_WAIT_SECONDS)
         self._raise_error()
-        return self.todo
 
     def batches(self, size: int, writer: RunWriter) -> Iterator[Batch | None]:
         """Yield what is to be done, the new images first; None whenever the listing must go on before.
@@ -187,9 +205,9 @@ class Listing:
         self._raise_error()
         for spool in (self._fresh, self._again):
             for block in iter(spool.take, []):
-                yield from block
+                yield from (ref for _, ref in block)
 
-    def _blocks(self) -> Iterator[list[ImageRef] | None]:
+    def _blocks(self) -> Iterator[list[tuple[int, ImageRef]] | None]:
         while True:
             listed_all = self.done
             block = self._fresh.take()
@@ -231,16 +249,17 @@ class Listing:
         if self._limit is not None:
             rows = rows[: self._limit - self.listed]
         places = self._index.find(numbers[rows])
-        fresh = [refs[row] for row in rows[places < 0].tolist()]
+        fresh, again = [], []
+        for position, (row, place) in enumerate(zip(rows.tolist(), places.tolist(), strict=True), start=self.listed):
+            if place < 0:
+                fresh.append((position, refs[row]))
+                continue
+            self._seen[place] = True
+            if not self._holds(refs[row], place):
+                again.append((position, refs[row]))
+                self._changed_ids.append(int(numbers[row]))
         if fresh:
             self._fresh.put(fresh)
-        again = []
-        for row, place in zip(rows.tolist(), places.tolist(), strict=True):
-            if place >= 0:
-                self._seen[place] = True
-                if not self._holds(refs[row], place):
-                    again.append(refs[row])
-                    self._changed_ids.append(int(numbers[row]))
         if again:
             self._again.put(again)
         self.new += len(fresh)
@@ -278,15 +297,27 @@ class Listing:
         return self._contents[shard].get(image_id, "")
 
 
-def _batches(blocks: Iterator[list[ImageRef] | None], size: int) -> Iterator[Batch | None]:
-    held: list[ImageRef] = []
+def _batches(blocks: Iterator[list[tuple[int, ImageRef]] | None], size: int) -> Iterator[Batch | None]:
+    """Cut the listing into batches at every `size`-th place, so that a call that goes on makes the same ones.
+
+    What is left of batches of which some images have rows already is put together.
+    """
+    number, held, rest = -1, list[ImageRef](), list[ImageRef]()
     for block in blocks:
         if block is None:
             yield None
             continue
-        held += block
-        while len(held) >= size:
-            yield Batch(tuple(held[:size]))
-            held = held[size:]
-    if held:
-        yield Batch(tuple(held))
+        for place, ref in block:
+            if place // size != number:
+                if len(held) == size:
+                    yield Batch(tuple(held))
+                else:
+                    rest += held
+                number, held = place // size, []
+            held.append(ref)
+        while len(rest) >= size:
+            yield Batch(tuple(rest[:size]))
+            rest = rest[size:]
+    for last in (held, rest):
+        if last:
+            yield Batch(tuple(last))

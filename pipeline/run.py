@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from pipeline.engine.progress import Progress
 
 _SAMPLES = 3
+_LARGE_BATCHES = 8
+"""Batches of the full size that a run must have for them to be used."""
 
 
 @dataclass(frozen=True)
@@ -321,7 +323,9 @@ def _compute(job: Job, writer: RunWriter, listing: Listing, progress: "Progress"
     build = partial(build_annotator, config, job.ontology)
     task = Task(str(job.source.root), job.output, writer.fingerprint, config.image_timeout)
     with progress, Engine(build, config.workers, config.threads, use_gpu=config.device != "cpu") as engine:
-        # In a small run, several batches a worker, so that all have work to the end.
-        share = -(-listing.wait(4 * engine.workers * config.shard_size, stopping) // engine.workers)
-        size = min(config.shard_size, max(share // 4, min(share, config.batch_size)))
+        # In a small run, smaller batches, so that all workers have some. Neither what is done nor the number of workers
+        # may count: images that share a batch share the last bits of their scores.
+        large = _LARGE_BATCHES * config.shard_size
+        is_large = listing.wait_listed(large, stopping) >= large
+        size = config.shard_size if is_large else min(config.shard_size, config.batch_size)
         engine.run(listing.batches(size, writer), task, writer, progress, stopping)

@@ -110,7 +110,7 @@ def test_an_image_that_kills_its_worker_fails_alone(tmp_path: Path) -> None:
         "6.png": "detector: ValueError: this image is not to my taste",
     }
     assert [record.path for record in run.records()] == [f"{row}.png" for row in range(8)]
-    assert sorted(len(entry.ids) for entry in run.entries) == [1] * 8
+    assert sorted(len(entry.ids) for entry in run.entries) == [1, 1, 1, 1, 4]
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -236,6 +236,19 @@ def test_ray_gets_three_attempts_to_start(monkeypatch: pytest.MonkeyPatch, failu
     assert len(calls) == starts
     assert SlowNode.killed == failures
     assert calls[0]["address"] == "local"
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_ray_that_died_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, alive: bool) -> None:
+    engine = Engine(build_stub)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": alive}])
+    engine._check_ray()  # of somebody else: its nodes may come back
+    monkeypatch.setattr(engine, "_owns_ray", True)
+    if alive:
+        engine._check_ray()
+    else:
+        with pytest.raises(UserError, match="run the same command again to go on"):
+            engine._check_ray()
 
 
 def test_default_threads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,9 +154,32 @@ def test_batches_come_while_the_listing_goes_on(tmp_path: Path) -> None:
         assert [rest.refs[0].path, rest.refs[-1].path, len(rest.refs)] == ["2000.png", "last.png", 49]
 
 
+def test_a_call_that_goes_on_makes_the_same_batches(tmp_path: Path) -> None:
+    images, run = save_images(tmp_path / "images", 14), tmp_path / "run"
+    whole = label(images, tmp_path / "whole", size=4)
+    with (
+        open_writer(images, run) as writer,
+        Listing(open_images(images), writer.index, run, CONFIG) as listing,
+    ):
+        batches = [batch for batch in listing.batches(4, writer) if batch is not None]
+    assert [len(batch.refs) for batch in batches] == [4, 4, 4, 2]
+    label(images, run, config=CONFIG.merged({"limit": 4}))
+    (images / "008.png").rename(images / "hidden")
+    (images / "009.png").rename(images / "hidden2")
+    later = {entry.shard for entry in whole.entries}
+    label(images, run, size=4)
+    assert len({entry.shard for entry in Run.open(run).entries} & later) == 2
+    (images / "hidden").rename(images / "008.png")
+    (images / "hidden2").rename(images / "009.png")
+    assert rows(label(images, run, size=4)) == rows(whole)
+
+
 def test_spool(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
-    blocks = [[ImageRef.from_path("a\nb.png"), ImageRef.from_path("ü 🦊.png")], [ImageRef.from_path("c.png")]]
+    blocks = [
+        [(0, ImageRef.from_path("a\nb.png")), (1, ImageRef.from_path("ü 🦊.png"))],
+        [(10**7, ImageRef.from_path("c.png"))],
+    ]
     assert not spool.take()
     for block in blocks:
         spool.put(block)

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from pipeline.engine.schedule import Batch, Schedule, split_batches
+from pipeline.engine.schedule import WHOLE_ATTEMPTS, Batch, Schedule, split_batches
 from pipeline.sources import ImageRef
 
 REFS = [ImageRef(f"{row}", f"{row}.png") for row in range(40)]
@@ -73,21 +73,34 @@ def test_stop_gives_out_nothing_more() -> None:
     assert plan.finished
 
 
-def test_a_lost_batch_is_split_and_run_alone() -> None:
+def test_a_lost_batch_runs_alone_as_it_was() -> None:
     plan = schedule(8, workers=2)
-    plan.take(0)
+    first = plan.take(0)
     other = plan.take(1)
     lost = plan.lose_worker(0)
-    assert [len(batch.refs) for batch in lost] == [4]
+    assert lost == [first]
     assert plan.suspect(lost[0], alone=True) is None
     assert plan.take(1) is None  # busy with a batch that is no suspect
     assert other is not None
     plan.finish(1, other)
-    suspect = plan.take(1)
-    assert suspect == Batch((REFS[0],), suspect=True)
+    assert plan.take(1) == Batch(tuple(REFS[:4]), deaths=1, suspect=True)
     assert plan.take(1) is None
-    plan.add_worker(2)
-    assert plan.take(2) == Batch((REFS[1],), suspect=True)
+
+
+@pytest.mark.parametrize(("final", "deaths"), [(False, WHOLE_ATTEMPTS), (True, 1)])
+def test_a_batch_that_keeps_killing_is_split(final: bool, deaths: int) -> None:
+    plan = schedule(4, workers=1)
+    for death in range(deaths):
+        batch = plan.take(death)
+        assert batch is not None
+        assert len(batch.refs) == 4
+        (lost,) = plan.lose_worker(death)
+        assert plan.suspect(lost, alone=True, final=final) is None
+        plan.add_worker(death + 1)
+    assert plan.take(deaths) == Batch((REFS[0],), suspect=True)
+    assert plan.take(deaths) is None
+    plan.add_worker(9)
+    assert plan.take(9) == Batch((REFS[1],), suspect=True)
 
 
 def test_a_single_image_is_given_up_after_three_deaths_alone() -> None:

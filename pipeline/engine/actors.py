@@ -160,12 +160,26 @@ class Engine:
             progress.state = STOPPING if schedule.stopped else RUNNING if schedule.workers else LOADING
             progress.workers = self._describe_workers()
             progress.tick()
+            if not schedule.workers:
+                self._check_ray()
             if not self._calls:  # all is listed later than it is labelled
                 time.sleep(_LISTING_SECONDS)
                 continue
             ended, _ = ray.wait(list(self._calls), num_returns=1, timeout=_WAIT_SECONDS)
             for ref in ended:
                 self._end(ref, run)
+
+    def _check_ray(self) -> None:
+        """Raise when our own Ray is no more: workers would be waited for in vain.
+
+        Raises:
+            UserError: Its process on this machine has died.
+        """
+        if self._owns_ray and not any(node["Alive"] for node in ray.nodes()):  # type: ignore[no-untyped-call]
+            raise UserError(
+                "Ray's own process on this machine has died, most likely for want of memory. "
+                "Everything written so far is kept: run the same command again to go on"
+            )
 
     def _describe_workers(self) -> tuple[WorkerStatus, ...]:
         now, found = time.monotonic(), []

@@ -1,9 +1,12 @@
 """Which worker gets which batch, and what becomes of batches whose worker died. Knows neither Ray nor files.
 
 - A worker has at most `in_flight` batches, so that it prepares one while it computes another.
-- Of a worker that died, each batch in flight is a suspect. A suspect of several images is split into single images.
-- A single suspect runs with nothing else on its worker, so that a death blames the right one. After `attempts`
-  deaths it is given up; its neighbours were never blamed for it.
+- Of a worker that died, each batch in flight is a suspect. A suspect runs with nothing else on its worker, so that a
+  death blames the right one.
+- A suspect of several images is tried again as it is, because images that share a batch of the detector share the last
+  bits of their scores: a worker that was killed from outside changes no row. Only after `WHOLE_ATTEMPTS` deaths of its
+  own is it split into single images.
+- A single image is given up after `attempts` deaths; its neighbours were never blamed for it.
 """
 
 from collections import deque
@@ -11,6 +14,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from pipeline.sources import ImageRef
+
+WHOLE_ATTEMPTS = 2
+"""Deaths of its own after which a batch of several images is split."""
 
 
 def split_batches(refs: Iterable[ImageRef], size: int) -> Iterator["Batch"]:
@@ -136,10 +142,13 @@ class Schedule:
         Returns:
             The batch when it is to be given up: a single image whose worker died too often. Else None.
         """
-        if len(batch.refs) > 1:
-            self._suspects.extend(Batch((ref,), suspect=True) for ref in batch.refs)
-            return None
         deaths = batch.deaths + (1 if alone else 0)
+        if len(batch.refs) > 1:
+            if deaths >= (1 if final else WHOLE_ATTEMPTS):
+                self._suspects.extend(Batch((ref,), suspect=True) for ref in batch.refs)
+            else:
+                self._suspects.append(Batch(batch.refs, deaths, suspect=True))
+            return None
         if deaths >= (1 if final else self._attempts):
             return batch
         self._suspects.append(Batch(batch.refs, deaths, suspect=True))
