@@ -61,7 +61,7 @@ class ReviewedLayer:
     Attributes:
         folder: `reviewed/` of the run.
         images: State by image id, of each image that a person touched.
-        counts: Changes of this session by kind.
+        counts: Changes made through this object by kind.
     """
 
     def __init__(self, run_folder: Path) -> None:
