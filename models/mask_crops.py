@@ -6,6 +6,11 @@ from pycocotools import mask as coco_mask
 
 from models.masks import Rle, mask_boxes_xywh
 
+_FIRST_CODE, _LAST_CODE = 48, 63
+_MORE, _SIGN, _BITS = 0x20, 0x10, 5
+_MOST_PARTS = 8
+"""Characters of a number; 2^40 pixels are more than any image has."""
+
 
 def crop_to_rle(crop: NDArray[np.bool_], left: int, top: int, image_hw: tuple[int, int]) -> Rle:
     """Encode a mask that is given as a crop of its image; all pixels outside of the crop are 0.
@@ -41,24 +46,37 @@ def crop_to_rle(crop: NDArray[np.bool_], left: int, top: int, image_hw: tuple[in
 
 
 def run_lengths(counts: bytes) -> NDArray[np.int64]:
-    """Unpack compressed COCO counts.
+    """Unpack compressed COCO counts, without trusting them; pycocotools writes past its memory for wrong ones.
 
     Args:
         counts: As pycocotools packs them: 5 bits a character, the sixth says that more follow, and from the fourth
-            number on the difference to the one two before.
+            number on the difference to the one two before. Those of an absent mask are empty.
 
     Returns:
-        (N,) int64: lengths of the runs of 0, 1, 0 … in column-major order; N is at least 1.
+        (N,) int64: lengths of the runs of 0, 1, 0 … in column-major order; N is 0 for empty counts. Wrong counts may
+        hold negative lengths, or not fill their image.
+
+    Raises:
+        ValueError: They are not in that form.
 
     Source: pycocotools, maskApi.c rleFrString.
     """
-    codes = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
-    ends = np.flatnonzero((codes & 32) == 0)
+    codes = np.frombuffer(counts, np.uint8).astype(np.int64) - _FIRST_CODE
+    if not len(codes):
+        return codes
+    if codes.min() < 0 or codes.max() > _LAST_CODE:
+        raise ValueError("the counts have characters that packed runs have not, each stands for nothing")
+    ends = np.flatnonzero((codes & _MORE) == 0)
+    if codes[-1] & _MORE:
+        raise ValueError("the counts are cut off in the middle of a number")
     starts = np.concatenate([[0], ends[:-1] + 1])
-    shifts = 5 * (np.arange(len(codes)) - np.repeat(starts, ends - starts + 1))
-    lengths = np.add.reduceat((codes & 31) << shifts, starts)
-    negative = (codes[ends] & 16) != 0
-    lengths[negative] -= np.left_shift(1, shifts[ends][negative] + 5)
+    sizes = ends - starts + 1
+    if sizes.max() > _MOST_PARTS:
+        raise ValueError("the counts hold a number that is too large, a run longer than any image")
+    shifts = _BITS * (np.arange(len(codes)) - np.repeat(starts, sizes))
+    lengths = np.add.reduceat((codes & (_MORE - 1)) << shifts, starts)
+    negative = (codes[ends] & _SIGN) != 0
+    lengths[negative] -= np.int64(1) << (_BITS * sizes[negative])
     lengths[1::2] = np.cumsum(lengths[1::2])
     lengths[2::2] = np.cumsum(lengths[2::2])
     return lengths

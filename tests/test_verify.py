@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from jobs.cli import main
+from models.mask_crops import run_lengths
 from pipeline.errors import UserError
 from pipeline.store.manifest import MANIFEST_NAME
-from pipeline.store.rle import check_mask, counts_to_runs
+from pipeline.store.rle import check_mask
 from pipeline.store.run import SHARDS_FOLDER, TIMINGS_FOLDER, Run
 from pipeline.store.shards import commit_tables, read_drops, read_shard, read_timings
 from pipeline.store.verify import verify_run
@@ -183,7 +184,7 @@ def test_runs_are_read_as_pycocotools_writes_them(runs: list[int]) -> None:
     if not sum(runs):
         runs = [1]
     packed = coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width)["counts"]
-    assert counts_to_runs(packed).tolist() == runs
+    assert run_lengths(packed).tolist() == runs
     assert check_mask(packed, (height, width), sum(runs[1::2])) == ""
 
 

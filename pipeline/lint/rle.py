@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.mask_crops import run_lengths
+
 _MOST = 1 << 40
 """Pixels; more than any image has."""
 
@@ -66,24 +68,9 @@ def read_runs(segmentation: dict[str, Any]) -> Runs:
 
 
 def _unpack(text: str) -> NDArray[np.int64]:
-    """Unpack counts: groups of 5 bits, 0x20 for "goes on", from the fourth on the difference to the last but one.
-
-    Source: pycocotools, maskApi.c rleFrString.
-    """
+    if not text:
+        raise ValueError("its counts are cut off: there are none")
     try:
-        codes = np.frombuffer(text.encode("ascii"), np.uint8).astype(np.int64) - 48
+        return run_lengths(text.encode("ascii"))
     except UnicodeEncodeError as error:
         raise ValueError("its counts have characters that packed runs have not") from error
-    if len(codes) == 0 or codes.min() < 0 or codes.max() > 63 or codes[-1] & 0x20:
-        raise ValueError("its counts are cut off or have characters that packed runs have not")
-    ends = np.flatnonzero(codes & 0x20 == 0)
-    starts = np.r_[0, ends[:-1] + 1]
-    lengths = ends - starts + 1
-    if lengths.max() > 8:
-        raise ValueError("a run is longer than any image")
-    shifts = 5 * (np.arange(len(codes)) - np.repeat(starts, lengths))
-    values = np.add.reduceat((codes & 0x1F) << shifts, starts)
-    values -= np.where(codes[ends] & 0x10, np.int64(1) << (5 * lengths), 0)
-    values[1::2] = np.cumsum(values[1::2])
-    values[2::2] = np.cumsum(values[2::2])
-    return values
