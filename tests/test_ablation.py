@@ -12,8 +12,8 @@ from models.grounding_dino.forward import encode_image, encode_text, enhance, st
 from models.grounding_dino.spans import join_prompts, prompt_tokens, stack_texts
 from models.training.ablation import Arm, arms, build_arm, train_arm
 from models.training.forward import DenoisingTrainer
+from models.training.pretrain import backbone_of
 from models.training.tiny import build_tiny, tiny_processor, tiny_words
-from models.training.tiny_recipe import backbone_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

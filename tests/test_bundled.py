@@ -10,7 +10,8 @@ from models.masks import decode_mask
 from models.ontology import Ontology
 from models.training.evaluate import EVALUATION, evaluate_detector
 from models.training.scenes import PAIRS, TRAINED_PAIRS
-from models.training.tiny_report import as_labelled, ask_present_and_absent, bench_scenes
+from models.training.sources import scene_to_labelled
+from models.training.tiny_report import ask_present_and_absent, bench_scenes
 from models.zoo import BUNDLED, load_segmenter
 
 SIZE_LIMITS_MB = {"tiny": 12, "tiny-sam": 6}
@@ -36,7 +37,7 @@ def test_size_and_model_card(name, limit_mb):
 
 
 def test_detector_names_what_a_scene_holds(make_detector):
-    scenes = map(as_labelled, bench_scenes(20, TRAINED_PAIRS))
+    scenes = map(scene_to_labelled, bench_scenes(20, TRAINED_PAIRS))
     found = evaluate_detector(make_detector, scenes, PAIRS, ask_present_and_absent)
     assert found.ap50 > 0.75
 

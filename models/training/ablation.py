@@ -6,7 +6,7 @@ of the fusion and outputs of the decoder's text attention stand at 0 and are not
 Source: Liu et al. 2023 (Grounding DINO), section 4.4; Zhang et al. 2022 (DINO), section 4.4.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -18,14 +18,14 @@ from transformers import GroundingDinoProcessor
 from models.grounding_dino.detector import GroundingDinoDetector
 from models.grounding_dino.forward import GroundingModel, TextLevel
 from models.ontology import Ontology
-from models.training.augment import Labelled
 from models.training.batches import Phase, StepBatches
 from models.training.denoising import DenoisingConfig
 from models.training.evaluate import EVALUATION, evaluate_detector
 from models.training.forward import DenoisingTrainer
 from models.training.loop import Loop, LoopConfig
-from models.training.scenes import PAIRS, TRAINED_PAIRS, SceneConfig, render_scene
-from models.training.sources import SceneSource
+from models.training.pretrain import load_backbone
+from models.training.scenes import PAIRS, TRAINED_PAIRS, SceneConfig
+from models.training.sources import SceneSource, labelled_scenes
 from models.training.tiny import build_tiny
 
 SCENES = SceneConfig(size=128, max_objects=6)
@@ -86,9 +86,12 @@ def build_arm(arm: Arm, backbone: Mapping[str, Tensor], seed: int) -> DenoisingT
         arm: What it has.
         backbone: State of the backbone, as `pretrain_backbone` returns it.
         seed: Of the other start values.
+
+    Raises:
+        ValueError: The backbone is another one's.
     """
     model: GroundingModel = build_tiny(seed)
-    model.model.backbone.conv_encoder.model.load_state_dict(dict(backbone), strict=False)
+    load_backbone(model, backbone)
     model.config.two_stage = arm.two_stage
     model.config.embedding_init_target = arm.mixed or not arm.two_stage
     if not arm.two_stage:
@@ -159,12 +162,5 @@ def train_arm(
     def make(ontology: Ontology) -> GroundingDinoDetector:
         return GroundingDinoDetector(averaged.model, processor, ontology, settings)
 
-    precision = evaluate_detector(make, _evaluation_scenes(scenes), PAIRS)
+    precision = evaluate_detector(make, labelled_scenes(_EVALUATION_SEED, scenes, SCENES), PAIRS)
     return {"AP50": precision.ap50, "AP": precision.ap}
-
-
-def _evaluation_scenes(count: int) -> Iterator[Labelled]:
-    """Render scenes of seeds that training never uses."""
-    for seed in range(_EVALUATION_SEED, _EVALUATION_SEED + count):
-        scene = render_scene(seed, SCENES)
-        yield Labelled(scene.image, scene.boxes_xyxy, scene.labels)

@@ -4,7 +4,7 @@ Linear heads on every stage, thrown away afterwards. It is the largest single ga
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,14 @@ from torch.nn.functional import cross_entropy, grid_sample
 from torch.utils.data import DataLoader, Dataset
 from transformers import AutoBackbone, PretrainedConfig
 
+from models.grounding_dino.forward import GroundingModel
 from models.training.augment import Labelled, crop_resize, flip_horizontal, random_window
 from models.training.checkpoint import save_atomically
 from models.training.scenes import COLOURS, SHAPES, SceneConfig, render_scene
-from models.training.sources import CocoSource, to_unit
+from models.training.sources import CocoSource, scene_to_labelled, to_unit
 
 _NO_COLOUR = -1
+_BACKBONE = "model.backbone.conv_encoder.model."
 
 
 class CentreBatches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]):
@@ -59,7 +61,7 @@ class CentreBatches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]):
             labelled = crop_resize(source, random_window(rng, source.image_hw, size_hw, (0.4, 0.9)), size_hw)
         else:
             scene = render_scene(2**41 + int(rng.integers(2**40)), self._config)
-            whole = Labelled(scene.image, scene.boxes_xyxy, scene.labels)
+            whole = scene_to_labelled(scene)
             window = random_window(rng, whole.image_hw, size_hw, (0.55, 1.0))
             labelled = crop_resize(whole, window, size_hw, min_visible=0.6)
         return flip_horizontal(labelled) if rng.random() < 0.5 else labelled
@@ -137,6 +139,23 @@ def pretrain_backbone(
     state = {key: value for key, value in backbone.state_dict().items() if not key.endswith("num_batches_tracked")}
     save_atomically(state, output)
     return state
+
+
+def load_backbone(model: GroundingModel, state: Mapping[str, Tensor]) -> None:
+    """Put a pretrained backbone under a detector.
+
+    Raises:
+        ValueError: The state is another backbone's.
+    """
+    missing, unexpected = model.model.backbone.conv_encoder.model.load_state_dict(dict(state), strict=False)
+    if missing or unexpected:
+        raise ValueError(f"the backbone's state does not fit: missing {missing[:3]}, unexpected {unexpected[:3]}")
+
+
+def backbone_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return the state of a detector's backbone."""
+    state = model.state_dict()
+    return {key.removeprefix(_BACKBONE): value for key, value in state.items() if key.startswith(_BACKBONE)}
 
 
 def _centre_loss(

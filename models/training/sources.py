@@ -1,7 +1,7 @@
 """Where training samples come from: generated scenes and COCO files. Each draws a sample from a random generator."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -36,6 +36,17 @@ class SampleSource(Protocol):
 
     def draw(self, rng: np.random.Generator, size_hw: tuple[int, int]) -> Sample:
         """Draw one augmented sample of exactly this size."""
+
+
+def scene_to_labelled(scene: Scene) -> Labelled:
+    """Return a scene as an image with named boxes."""
+    return Labelled(scene.image, scene.boxes_xyxy, scene.labels)
+
+
+def labelled_scenes(first_seed: int, count: int, config: SceneConfig) -> Iterator[Labelled]:
+    """Render the scenes of `count` seeds from `first_seed` on."""
+    for seed in range(first_seed, first_seed + count):
+        yield scene_to_labelled(render_scene(seed, config))
 
 
 @dataclass(frozen=True)
@@ -73,7 +84,7 @@ class SceneSource:
                 image, boxes = np.ascontiguousarray(image[:, ::-1]), flip_boxes(boxes, size_hw[1])
                 expressions = [Referring(mirror_expression(e.text), e.object_index) for e in expressions]
             return ask_for_expressions(rng, image, boxes, expressions, self._untrue(rng, scene))
-        labelled = crop_resize(Labelled(scene.image, scene.boxes_xyxy, scene.labels), window, size_hw)
+        labelled = crop_resize(scene_to_labelled(scene), window, size_hw)
         return ask_for_names(rng, flip_horizontal(labelled) if flip else labelled, self.vocabulary, self.sampling)
 
     def _untrue(self, rng: np.random.Generator, scene: Scene) -> list[str]:

@@ -21,7 +21,7 @@ from models.training.augment import Labelled
 from models.training.evaluate import EVALUATION, MakeDetector, Precision, average_precision, evaluate_detector, suppress
 from models.training.scenes import HELD_OUT_PAIRS, PAIRS, TRAINED_PAIRS, Scene, SceneConfig, render_scene
 from models.training.segmenter_eval import evaluate_segmenter
-from models.training.sources import CocoSource
+from models.training.sources import CocoSource, scene_to_labelled
 
 FIRST_SEED = 900_000
 ABSENT_ASKED = 8
@@ -46,11 +46,6 @@ def bench_scenes(count: int, pairs: tuple[str, ...]) -> Iterator[Scene]:
     """Render `count` scenes of these pairs, from seed 900,000 on."""
     for seed in range(FIRST_SEED, FIRST_SEED + count):
         yield render_scene(seed, SceneConfig(pairs=pairs))
-
-
-def as_labelled(scene: Scene) -> Labelled:
-    """Return a scene as an image with named boxes."""
-    return Labelled(scene.image, scene.boxes_xyxy, scene.labels)
 
 
 def ask_present_and_absent(labelled: Labelled) -> list[str]:
@@ -128,7 +123,7 @@ def report(detector_folder: Path, segmenter: Segmenter, data: Path, count: int =
         return bench_scenes(count, pairs)
 
     def precision(pairs: tuple[str, ...], ask: Callable[[Labelled], Sequence[str]] | None) -> Precision:
-        return evaluate_detector(make, map(as_labelled, scenes(pairs)), PAIRS, ask)
+        return evaluate_detector(make, map(scene_to_labelled, scenes(pairs)), PAIRS, ask)
 
     def row(setting: str, result: Precision, ap50: float, ap: float) -> Row:
         return Row(setting, {"AP50": result.ap50, "AP": result.ap}, {"AP50": ap50, "AP": ap})
