@@ -42,6 +42,10 @@ class Rle:
         """Return COCO's `segmentation` value: {"size": [height, width], "counts": str}; an absent mask has none."""
         return {"size": [int(side) for side in self.size], "counts": self.counts.decode("ascii")}
 
+    def to_pycocotools(self) -> dict[str, Any]:
+        """Return what pycocotools' functions take: as `to_coco`, with the counts as bytes."""
+        return {"size": list(self.size), "counts": self.counts}
+
     @classmethod
     def from_coco(cls, segmentation: dict[str, Any]) -> "Rle":
         """Read COCO's compressed (`counts` str or bytes) or uncompressed (`counts` list) form.
@@ -56,10 +60,6 @@ class Rle:
         if isinstance(counts, list):
             counts = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)["counts"]
         return cls((height, width), counts.encode("ascii") if isinstance(counts, str) else bytes(counts))
-
-
-def _as_dict(rle: Rle) -> dict[str, Any]:
-    return {"size": list(rle.size), "counts": rle.counts}
 
 
 def encode_mask(mask: NDArray[np.bool_]) -> Rle:
@@ -81,13 +81,13 @@ def decode_mask(rle: Rle) -> NDArray[np.bool_]:
     """Decode one mask to (H, W) bool; an absent one has no pixel."""
     if rle.is_absent:  # pycocotools would return memory that nobody has written to
         return np.zeros(rle.size, dtype=bool)
-    return np.asarray(coco_mask.decode(_as_dict(rle)), dtype=bool)
+    return np.asarray(coco_mask.decode(rle.to_pycocotools()), dtype=bool)
 
 
 def mask_areas(rles: tuple[Rle, ...] | list[Rle]) -> NDArray[np.int64]:
     """Return the areas of masks in pixels; (N,) int64, 0 for an absent mask; N may be 0."""
     parts = [
-        coco_mask.area([_as_dict(rle) for rle in rles[start : start + _MOST_AREAS]])
+        coco_mask.area([rle.to_pycocotools() for rle in rles[start : start + _MOST_AREAS]])
         for start in range(0, len(rles), _MOST_AREAS)
     ]
     return np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64)
@@ -103,11 +103,13 @@ def mask_boxes_xywh(rles: tuple[Rle, ...] | list[Rle]) -> NDArray[np.float32]:
     """
     if not rles:
         return np.zeros((0, 4), np.float32)
-    return np.asarray(coco_mask.toBbox([_as_dict(rle) for rle in rles]), dtype=np.float32).reshape(-1, 4)
+    return np.asarray(coco_mask.toBbox([rle.to_pycocotools() for rle in rles]), dtype=np.float32).reshape(-1, 4)
 
 
 def mask_iou(first: list[Rle] | tuple[Rle, ...], second: list[Rle] | tuple[Rle, ...]) -> NDArray[np.float64]:
     """Return the IoU of every pair of masks; (N, M) float64, N and M may be 0."""
     if not first or not second:
         return np.zeros((len(first), len(second)))
-    return np.asarray(coco_mask.iou([_as_dict(r) for r in first], [_as_dict(r) for r in second], [0] * len(second)))
+    return np.asarray(
+        coco_mask.iou([r.to_pycocotools() for r in first], [r.to_pycocotools() for r in second], [0] * len(second))
+    )

@@ -14,7 +14,7 @@ from pycocotools.cocoeval import COCOeval
 
 from models.masks import mask_areas
 from pipeline.proof.boundary import rim_of_rle
-from pipeline.proof.label_set import Kind, Objects, rle_to_coco
+from pipeline.proof.label_set import Kind, Objects
 from pipeline.proof.pairing import Pair, masks_of
 
 KINDS: tuple[Kind, ...] = ("boxes", "masks", "boundaries")
@@ -171,8 +171,8 @@ def _segmentation(pair: Pair, objects: Objects, row: int, kind: Kind) -> dict[st
         height, width = pair.images[objects.image_rows[row]].image_hw
         encoded = coco_mask.frPyObjects([objects.boxes_xywh[row].tolist()], height, width)[0]
         return {"segmentation": encoded, "rim": encoded}
-    rim = {"rim": rle_to_coco(rim_of_rle(mask))} if kind == "boundaries" else {}
-    return {"segmentation": rle_to_coco(mask), **rim}
+    rim = {"rim": rim_of_rle(mask).to_pycocotools()} if kind == "boundaries" else {}
+    return {"segmentation": mask.to_pycocotools(), **rim}
 
 
 def _figures(precision: NDArray[np.float64], recall: NDArray[np.float64]) -> dict[str, float]:

@@ -101,11 +101,6 @@ class LabelSet:
     coco_classes: dict[Any, int]
 
 
-def rle_to_coco(rle: Rle) -> dict[str, Any]:
-    """Return a mask as pycocotools' functions take it: {"size": [height, width], "counts": bytes}."""
-    return {"size": list(rle.size), "counts": rle.counts}
-
-
 def pairwise_overlap(
     labels: Objects, label_rows: NDArray[np.int64], truth: Objects, truth_rows: NDArray[np.int64], by_masks: bool
 ) -> NDArray[np.float64]:
@@ -128,7 +123,7 @@ def pairwise_overlap(
     sides: list[Any] = []
     for objects, rows in ((labels, label_rows), (truth, truth_rows)):
         if by_masks:
-            sides.append([rle_to_coco(mask) for row in rows if (mask := objects.masks[row]) is not None])
+            sides.append([mask.to_pycocotools() for row in rows if (mask := objects.masks[row]) is not None])
         else:
             sides.append(objects.boxes_xywh[rows])
     crowd = truth.crowd[truth_rows].astype(np.uint8).tolist()
