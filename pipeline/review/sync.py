@@ -11,6 +11,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from PIL.Image import DecompressionBombError
+
+from pipeline.images import upright_size
 from pipeline.review.documents import document_to_object
 from pipeline.review.present import PresentImages
 from pipeline.review.schema import LABEL_FIELDS, POLYGONS, PREDICTIONS, PROPOSALS
@@ -169,12 +172,9 @@ def _image_ref(edited: _Edited, state: ReviewedImage | None, base: BaseLabels | 
 
 def _read_size(path: Path) -> tuple[int, int]:
     """Return (height, width) of an upright image; (0, 0) where it cannot be read, and then it has no labels."""
-    from PIL import Image, ImageOps
-
     try:
-        with Image.open(path) as opened:
-            width, height = ImageOps.exif_transpose(opened).size
-    except (OSError, ValueError, SyntaxError):
+        width, height = upright_size(path)
+    except (OSError, ValueError, SyntaxError, DecompressionBombError):
         return 0, 0
     return height, width
 
