@@ -35,16 +35,19 @@ def holder_of(folder: Path) -> str:
         host, pid = str(holder["host"]), int(holder["pid"])
     except (OSError, ValueError, KeyError, TypeError):
         return ""
-    if host == socket.gethostname():
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return ""
-        except PermissionError:
-            return f"process {pid} on {host}"
-    elif age >= STALE_SECONDS:
-        return ""
-    return f"process {pid} on {host}"
+    lives = process_lives(pid) if host == socket.gethostname() else age < STALE_SECONDS
+    return f"process {pid} on {host}" if lives else ""
+
+
+def process_lives(pid: int) -> bool:
+    """Say whether this machine has a process of that number."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 class RunLock:
