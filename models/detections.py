@@ -36,6 +36,8 @@ class Detections:
         scores: (N,) float32 in [0, 1], the detector's.
         class_ids: (N,) int64, ids of `Ontology.classes`, from 1; 0 for a box that a negative prompt took.
         prompt_ids: (N,) int64, indices into `Ontology.prompts`, from 0.
+        image_feature: (D,) float32, what the detector makes of the whole image: like images have features of like
+            direction. None where it makes nothing of it.
 
     Raises:
         ValueError: A shape does not fit, a number is not finite or a score is outside [0, 1].
@@ -46,6 +48,7 @@ class Detections:
     scores: NDArray[np.float32]
     class_ids: NDArray[np.int64]
     prompt_ids: NDArray[np.int64]
+    image_feature: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         boxes = as_boxes(self.boxes_xyxy)
@@ -67,9 +70,8 @@ class Detections:
 
     def __getitem__(self, keep: NDArray[np.bool_] | NDArray[np.integer]) -> "Detections":
         """Return the rows that a boolean mask (N,) or an index array (K,) keeps, in its order."""
-        return Detections(
-            self.image_hw, self.boxes_xyxy[keep], self.scores[keep], self.class_ids[keep], self.prompt_ids[keep]
-        )
+        columns = (self.boxes_xyxy[keep], self.scores[keep], self.class_ids[keep], self.prompt_ids[keep])
+        return Detections(self.image_hw, *columns, self.image_feature)
 
 
 @dataclass(frozen=True, eq=False)

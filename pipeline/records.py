@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from models.detections import Detections, Instances
 from models.masks import Rle, mask_areas
@@ -77,6 +78,7 @@ TIMINGS_SCHEMA = pa.schema(
         pa.field("file_bytes", pa.int64(), nullable=False),
         pa.field("file_mtime_ns", pa.int64(), nullable=False),
         pa.field("content", pa.string(), nullable=False),
+        pa.field("image_feature", pa.list_(pa.float16())),
     ],
     metadata={_VERSION_KEY: SCHEMA_VERSION.encode()},
 )
@@ -159,9 +161,9 @@ class FailedImage:
 Record = AnnotatedImage | FailedImage
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageTiming:
-    """Seconds that each stage took for one image, where, and the state of its file; not part of the labels.
+    """What is known of one image besides its labels: seconds of each stage, where, its file's state, its feature.
 
     Attributes:
         image_id: 16 hexadecimal digits.
@@ -171,6 +173,7 @@ class ImageTiming:
         file_bytes: Size of the image file; -1 where there was none, 0 with file_mtime_ns 0 where it was not noted.
         file_mtime_ns: Time of its last change, nanoseconds since 1970.
         content: Hash of its content (`pipeline.file_state`); may be empty.
+        image_feature: (D,), as in `Detections`, stored in half precision; None where the detector made none.
     """
 
     image_id: str
@@ -183,6 +186,7 @@ class ImageTiming:
     file_bytes: int = 0
     file_mtime_ns: int = 0
     content: str = ""
+    image_feature: NDArray[np.float32] | None = None
 
 
 def _objects_array(records: Sequence[Record]) -> pa.ListArray:
@@ -305,6 +309,9 @@ def _batch_to_records(batch: pa.RecordBatch) -> Iterator[Record]:
 
 def timings_to_table(timings: Sequence[ImageTiming]) -> pa.Table:
     """Return timing rows, in the order given; may be empty."""
-    columns = [[getattr(timing, name) for timing in timings] for name in TIMINGS_SCHEMA.names]
-    arrays = [pa.array(values, field.type) for values, field in zip(columns, TIMINGS_SCHEMA, strict=True)]
+    columns = {name: [getattr(timing, name) for timing in timings] for name in TIMINGS_SCHEMA.names}
+    columns["image_feature"] = [
+        None if feature is None else feature.astype(np.float16) for feature in columns["image_feature"]
+    ]
+    arrays = [pa.array(columns[field.name], field.type) for field in TIMINGS_SCHEMA]
     return pa.Table.from_arrays(arrays, schema=TIMINGS_SCHEMA)

@@ -115,7 +115,7 @@ def merge_tiles(found: Sequence[Detections], windows: Sequence[Window], image_hw
     The result does not depend on the order of the tiles or of the boxes in them.
 
     Args:
-        found: Of each window, in its own frame.
+        found: Of each window, in its own frame; the image's feature is the last one's, which saw the whole image.
         windows: As `plan_tiles` gives them.
         image_hw: The image's (height, width).
     """
@@ -137,7 +137,7 @@ def _to_image(found: Sequence[Detections], windows: Sequence[Window], image_hw: 
     ]
     if not found:
         return Detections.empty(image_hw)
-    return Detections(image_hw, *(np.concatenate(column) for column in columns))
+    return Detections(image_hw, *(np.concatenate(column) for column in columns), found[-1].image_feature)
 
 
 def _merge_sorted(
@@ -160,7 +160,9 @@ def _merge_sorted(
         reduce.at(outer[:, side], groups, boxes.boxes_xyxy[:, side])
         at_edge = cut[:, side] & (boxes.boxes_xyxy[:, side] == outer[groups, side])
         open_[groups[at_edge]] = True
-    candidates = Detections(boxes.image_hw, outer, scores, boxes.class_ids[firsts], boxes.prompt_ids[firsts])
+    candidates = Detections(
+        boxes.image_hw, outer, scores, boxes.class_ids[firsts], boxes.prompt_ids[firsts], boxes.image_feature
+    )
     owners = _choose_owners(candidates, open_, held)
     best = np.zeros(count, np.float32)
     np.maximum.at(best, owners, scores)

@@ -35,11 +35,13 @@ class ImageFeatures:
         tokens: (B, S, d), the feature levels flattened and joined.
         positions: (B, S, d), position plus level embedding.
         level_hw: (height, width) of each level; their products sum to S.
+        pooled: (B, D), the means of the backbone's maps over the image, joined.
     """
 
     tokens: Tensor
     positions: Tensor
     level_hw: list[tuple[int, int]]
+    pooled: Tensor
 
     @property
     def shapes(self) -> Tensor:
@@ -54,7 +56,8 @@ class ImageFeatures:
 
     def expand(self, count: int) -> "ImageFeatures":
         """Return the features of one image for `count` text passes in a batch, without a copy."""
-        return ImageFeatures(self.tokens.expand(count, -1, -1), self.positions.expand(count, -1, -1), self.level_hw)
+        wide = (self.tokens.expand(count, -1, -1), self.positions.expand(count, -1, -1))
+        return ImageFeatures(*wide, self.level_hw, self.pooled.expand(count, -1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +158,8 @@ def encode_image(model: GroundingModel, pixel_values: Tensor) -> ImageFeatures:
         positions.append(core.backbone.position_embedding(maps[-1], level_mask).to(maps[-1].dtype))
     tokens = torch.cat([level_map.flatten(2).transpose(1, 2) for level_map in maps], dim=1)
     placed = [position.flatten(2).transpose(1, 2) + core.level_embed[level] for level, position in enumerate(positions)]
-    return ImageFeatures(tokens, torch.cat(placed, dim=1), [(m.shape[-2], m.shape[-1]) for m in maps])
+    pooled = torch.cat([source.mean(dim=(2, 3)) for source, _ in backbone_maps], dim=1)
+    return ImageFeatures(tokens, torch.cat(placed, dim=1), [(m.shape[-2], m.shape[-1]) for m in maps], pooled)
 
 
 def phrase_masks(

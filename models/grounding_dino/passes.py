@@ -99,4 +99,5 @@ def _repeat_images(image: ImageFeatures, count: int) -> ImageFeatures:
         return image
     if len(image.tokens) == 1:
         return image.expand(count)
-    return ImageFeatures(image.tokens.repeat(count, 1, 1), image.positions.repeat(count, 1, 1), image.level_hw)
+    wide = (image.tokens.repeat(count, 1, 1), image.positions.repeat(count, 1, 1))
+    return ImageFeatures(*wide, image.level_hw, image.pooled.repeat(count, 1))

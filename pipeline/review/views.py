@@ -20,6 +20,10 @@ DESCRIPTIONS = {
     "a reviewed label.",
     "Odd shapes": "Objects whose area, aspect, filling or number of pieces is unlike that of their class.",
     "Likely missed": "No label at all, while other images of the same folder have some.",
+    "Near duplicates": "Images that are almost the same, side by side; one of them is enough, and all of them belong "
+    "on one side of a split.",
+    "Most different": "The images that differ most from each other, by what the detector sees in them: the fewest "
+    "images that show what the set holds.",
     "Proposals": "Reviewed images in which a later run found more. Tag a proposal 'accepted' to make it a label, or "
     "'rejected' or delete it to refuse it.",
     "Failed": "Images that could not be labelled; the field 'reason' says why.",
@@ -82,6 +86,8 @@ def save_views(dataset: Any) -> None:
         "Conflicts": lambda: above("conflict", 0.25),
         "Odd shapes": lambda: above("odd_shape", 0.25),
         "Likely missed": lambda: above("likely_missed", 0.0),
+        "Near duplicates": lambda: dataset.match(ViewField("duplicate_group") > 0).sort_by("duplicate_group"),
+        "Most different": lambda: dataset.match(ViewField("difference_rank") > 0).sort_by("difference_rank"),
         "Proposals": lambda: dataset.match(ViewField(f"{PROPOSALS}.detections").length() > 0),
         "Failed": lambda: dataset.match_tags(FAILED_TAG),
         "Accepted": lambda: dataset.match_tags(ACCEPTED_TAG),

@@ -176,7 +176,7 @@ def read_timings(run_folder: Path, name: str) -> pa.Table | None:
         table = pq.read_table(pa.BufferReader((run_folder / TIMINGS_FOLDER / name).read_bytes()))
         for column in TIMINGS_SCHEMA:
             if column.name not in table.column_names:
-                empty = "" if pa.types.is_string(column.type) else 0
+                empty = None if column.nullable else "" if pa.types.is_string(column.type) else 0
                 table = table.append_column(column, pa.array([empty] * len(table), column.type))
         return table.select(TIMINGS_SCHEMA.names).cast(TIMINGS_SCHEMA)
     except (OSError, ValueError):

@@ -4,7 +4,6 @@ The file is small and replaced as a whole, so that a reader on any host that see
 """
 
 import json
-import os
 import socket
 import time
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from pipeline.store.durable import write_file
+from pipeline.store.lock import process_lives
 
 STATUS_FILE = "status.json"
 STALE_SECONDS = 120.0
@@ -59,6 +59,7 @@ class RunStatus:
         seconds_left: At the present rate; None when that is unknown.
         deaths: Workers that died in this call.
         last_error: Of the last failed image or dead worker; empty when there was none.
+        error_time: When that was, seconds since 1970; 0 when there was none.
         workers: One for each.
     """
 
@@ -80,6 +81,7 @@ class RunStatus:
     seconds_left: float | None = None
     deaths: int = 0
     last_error: str = ""
+    error_time: float = 0.0
     workers: tuple[WorkerStatus, ...] = ()
 
     @property
@@ -89,13 +91,7 @@ class RunStatus:
             return False
         if self.host != socket.gethostname():
             return time.time() - self.updated < STALE_SECONDS
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            return True
-        return True
+        return process_lives(self.pid)
 
 
 def write_status(folder: Path, status: RunStatus) -> None:
