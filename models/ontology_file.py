@@ -44,20 +44,34 @@ def parse_file(path: Path) -> Parsed:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text (byte {error.start}); save the ontology as UTF-8") from error
-    if path.suffix.lower() == ".json":
+    return parse_text(text, str(path), path.suffix.lower() == ".json")
+
+
+def parse_text(text: str, source: str, is_json: bool) -> Parsed:
+    """Read the text of an ontology file.
+
+    Args:
+        text: All of it.
+        source: The file's name, for the messages.
+        is_json: It must be JSON; else YAML.
+
+    Raises:
+        ValueError: As `parse_file`.
+    """
+    if is_json:
         try:
             json.loads(text)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
+            raise ValueError(f"{source}:{error.lineno}: not valid JSON: {error.msg}") from error
         text = text.replace("\t", " ")
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ValueError(f"{path}{line}: not valid YAML: {error.problem or error.context}") from error
+        raise ValueError(f"{source}{line}: not valid YAML: {error.problem or error.context}") from error
     except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not valid YAML: {error}") from error
-    return _Reader(str(path)).read(node)
+        raise ValueError(f"{source}: not valid YAML: {error}") from error
+    return _Reader(source).read(node)
 
 
 def parse_mapping(mapping: Mapping[str, Any]) -> Parsed:

@@ -8,6 +8,7 @@ import contextlib
 import difflib
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -218,9 +219,33 @@ def load_detector(
         ValueError: The name is unknown, a number is out of range, or a prompt does not fit the model.
         FileNotFoundError: The files are not here and cannot be fetched.
     """
+    return load_detectors(
+        name,
+        [ontology],
+        box_threshold=box_threshold,
+        text_threshold=text_threshold,
+        size=size,
+        prompts_per_pass=prompts_per_pass,
+        prefilter=prefilter,
+        device=device,
+    )[0]
+
+
+def load_detectors(
+    name: str,
+    ontologies: Sequence[Ontology],
+    *,
+    box_threshold: float | None = None,
+    text_threshold: float | None = None,
+    size: int | None = None,
+    prompts_per_pass: int | None = None,
+    prefilter: int | None = None,
+    device: str = "auto",
+) -> list[Detector]:
+    """Load one model and make a detector of it for each ontology; see `load_detector`."""
     path = resolve(name, "detector")
     from models.grounding_dino.detector import BOX_THRESHOLD, TEXT_THRESHOLD, DetectorSettings
-    from models.grounding_dino.load import load_grounding_dino
+    from models.grounding_dino.load import load_for_ontologies
     from models.grounding_dino.text_cache import TextCache, default_cache_folder
 
     settings = DetectorSettings(
@@ -231,7 +256,7 @@ def load_detector(
         prefilter=prefilter,
     )
     cache = TextCache(default_cache_folder(), partial(model_fingerprint, str(path)))
-    return load_grounding_dino(path, ontology, settings, pick_device(device), cache)
+    return [*load_for_ontologies(path, ontologies, settings, pick_device(device), cache)]
 
 
 def load_segmenter(name: str, device: str = "auto", boxes_per_chunk: int = 64, multimask: bool = False) -> Segmenter:

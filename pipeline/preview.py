@@ -80,8 +80,8 @@ def make_preview(labels: Labels, output: str | Path, count: int = 24, class_name
         records = chosen[start : start + columns]
         pictures = [_draw_picture(labels, record, side) for record in records]
         size = side, max(picture.height for picture in pictures)
-        rows.append([_frame(picture, record, size) for picture, record in zip(pictures, records, strict=True)])
-    sheet = _arrange(rows, columns * (side + _GAP) + _GAP, _legend(labels.ontology, chosen))
+        rows.append([frame_picture(*pair, size) for pair in zip(pictures, records, strict=True)])
+    sheet = arrange_sheet(rows, sheet_width(columns, side), _legend(labels.ontology, chosen))
     output.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(output, quality=90)
     return PreviewResult(output, len(chosen), sum(len(record.instances) for record in chosen))
@@ -151,8 +151,10 @@ def _draw_picture(labels: Labels, record: AnnotatedImage, side: int) -> Image.Im
     return draw_labels(image, record, labels.ontology.colors, side)
 
 
-def _frame(picture: Image.Image, record: AnnotatedImage, size: tuple[int, int]) -> Image.Image:
-    """Put a picture into a cell of this (width, height), above its caption."""
+def frame_picture(
+    picture: Image.Image, record: AnnotatedImage, size: tuple[int, int], title: str | None = None
+) -> Image.Image:
+    """Put a picture into a cell of this (width, height), above its caption: a title, or the image's path."""
     width, height = size
     cell = Image.new("RGB", (width, height + _CAPTION), _PANEL)
     cell.paste(picture, ((width - picture.width) // 2, (height - picture.height) // 2))
@@ -161,7 +163,7 @@ def _frame(picture: Image.Image, record: AnnotatedImage, size: tuple[int, int]) 
     tail = f"{count} object{'' if count == 1 else 's'}" if count else "nothing found"
     draw.text((width - 8, height + 5), tail, _DIM_TEXT, font, anchor="ra")
     room = width - 24 - int(draw.textlength(tail, font))
-    draw.text((8, height + 5), _shorten(record.path, font, room), _TEXT, font)
+    draw.text((8, height + 5), _shorten(record.path if title is None else title, font, room), _TEXT, font)
     return cell
 
 
@@ -243,8 +245,14 @@ def _legend(ontology: Ontology, chosen: Sequence[AnnotatedImage]) -> list[tuple[
     return shown[:_MAX_LEGEND] + ([(f"and {left_out} more classes", _DIM_TEXT)] if left_out > 0 else [])
 
 
-def _arrange(rows: Sequence[Sequence[Image.Image]], width: int, legend: Sequence[tuple[str, Rgb]]) -> Image.Image:
-    """Put rows of cells, of equal height each, below the legend."""
+def arrange_sheet(rows: Sequence[Sequence[Image.Image]], width: int, legend: Sequence[tuple[str, Rgb]]) -> Image.Image:
+    """Put rows of cells, of equal width all and of equal height each, below the legend.
+
+    Args:
+        rows: Not empty; cells as `frame_picture` makes them.
+        width: Of the sheet, pixels: `sheet_width` of the cells'.
+        legend: Text and colour of each entry; may be empty.
+    """
     font = _font(17)
     places: list[tuple[int, int]] = []
     x, y = _GAP, _GAP
@@ -265,6 +273,11 @@ def _arrange(rows: Sequence[Sequence[Image.Image]], width: int, legend: Sequence
             sheet.paste(cell, (_GAP + column * (cell.width + _GAP), top))
         top += row[0].height + _GAP
     return sheet
+
+
+def sheet_width(columns: int, side: int) -> int:
+    """Return the width of a sheet with so many cells of this width in a row, pixels."""
+    return columns * (side + _GAP) + _GAP
 
 
 def _font(size: int) -> Font:

@@ -1,6 +1,7 @@
 """Read a Grounding DINO or MM-Grounding-DINO from a folder as `save_pretrained` writes it."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -142,9 +143,21 @@ def load_grounding_dino(
     text_cache: TextCache | None = None,
 ) -> GroundingDinoDetector:
     """Make a detector from a folder; see `read_grounding_dino` and `complete_settings`."""
+    return load_for_ontologies(folder, [ontology], settings, device, text_cache)[0]
+
+
+def load_for_ontologies(
+    folder: Path,
+    ontologies: Sequence[Ontology],
+    settings: DetectorSettings | None = None,
+    device: str = "cpu",
+    text_cache: TextCache | None = None,
+) -> list[GroundingDinoDetector]:
+    """Make a detector an ontology, all with one model that is read once; see `load_grounding_dino`."""
     model, processor = read_grounding_dino(folder)
     chosen = complete_settings(folder, settings or DetectorSettings())
     names = _own_settings(folder).get("classes")
     if names is None:
-        return GroundingDinoDetector(model, processor, ontology, chosen, device, text_cache)
-    return ClosedSetDetector(model, processor, ontology, read_class_tokens(folder, names), chosen, device)
+        return [GroundingDinoDetector(model, processor, one, chosen, device, text_cache) for one in ontologies]
+    tokens = read_class_tokens(folder, names)
+    return [ClosedSetDetector(model, processor, one, tokens, chosen, device) for one in ontologies]

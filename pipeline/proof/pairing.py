@@ -132,7 +132,7 @@ def _match_images(truth: LabelSet, found: LabelSet, notes: list[str]) -> NDArray
             raise UserError(f"{side.origin}: the image {twice[0]!r} is listed twice")
     truth_paths, found_paths = ([image.path for image in side.images] for side in (truth, found))
     failed_paths = [path for path, _ in found.failed]
-    match = _match_paths(truth_paths, found_paths + failed_paths)
+    match = match_paths(truth_paths, found_paths + failed_paths)
     image_of = np.array(match[: len(found_paths)], np.int64)
     missing = sorted(set(range(len(truth_paths))) - set(match))
     if missing:
@@ -152,7 +152,7 @@ def _match_images(truth: LabelSet, found: LabelSet, notes: list[str]) -> NDArray
     return image_of
 
 
-def _match_paths(truth: Sequence[str], found: Sequence[str]) -> list[int]:
+def match_paths(truth: Sequence[str], found: Sequence[str]) -> list[int]:
     """Return the truth's row for each path of the labels: of the same path, or of the only one that one ends with."""
     rows = {path: row for row, path in enumerate(truth)}
     match = [rows.get(path, -1) for path in found]

@@ -21,16 +21,16 @@ from pipeline.proof.score_calibration import BINS, Calibration
 
 MOST_CELLS = 20
 """Classes in the picture of the confusion matrix."""
-_INK, _FAINT, _BLUE = "#1f2933", "#c3cad3", "#2563eb"
+INK, FAINT, BLUE = "#1f2933", "#c3cad3", "#2563eb"
 _SHOWN_IOUS = (0.5, 0.75, 0.9)
-_STYLE: Any = {
+STYLE: Any = {
     "font.size": 11,
     "font.family": "DejaVu Sans",
     "axes.edgecolor": "#8a94a3",
-    "axes.labelcolor": _INK,
+    "axes.labelcolor": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "text.color": _INK,
+    "text.color": INK,
     "xtick.color": "#52606d",
     "ytick.color": "#52606d",
     "svg.hashsalt": "groundlabel",
@@ -40,13 +40,13 @@ _STYLE: Any = {
 def _svg(figure: Figure) -> str:
     """Return a figure as a data URI; the same bytes for the same figure."""
     stream = io.BytesIO()
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure.savefig(stream, format="svg", bbox_inches="tight", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
 def _axes(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         made = figure.subplots(1, columns, squeeze=False)
     return figure, list(made[0])
@@ -60,13 +60,13 @@ def plot_precision_recall(scores: Mapping[str, Scores]) -> str:
         one = scores[kind]
         known = (one.precision > -1).all((0, 1))
         for row in np.flatnonzero(known):
-            axes.plot(one.recalls, one.precision[0, :, row], color=_FAINT, linewidth=0.8)
+            axes.plot(one.recalls, one.precision[0, :, row], color=FAINT, linewidth=0.8)
         for level, style in zip(_SHOWN_IOUS, ("-", "--", ":"), strict=True):
             place = int(np.argmin(np.abs(one.matches.thresholds - level)))
             mean = one.precision[place][:, known].mean(1)
-            axes.plot(one.recalls, mean, style, color=_BLUE, linewidth=2, label=f"mean, IoU {level:g}")
+            axes.plot(one.recalls, mean, style, color=BLUE, linewidth=2, label=f"mean, IoU {level:g}")
         axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), title=kind)
-        axes.plot([], [], color=_FAINT, label="one class, IoU 0.5")
+        axes.plot([], [], color=FAINT, label="one class, IoU 0.5")
         axes.legend(framealpha=0.9, edgecolor="white", fontsize=9, loc="upper right")
     return _svg(figure)
 
@@ -91,7 +91,7 @@ def plot_calibration(calibration: Calibration) -> str:
     figure, (axes,) = _axes(4.9, 3.5)
     lows = [one.low for one in calibration.bins]
     shares = [one.share_right for one in calibration.bins]
-    bars = axes.bar(lows, shares, width=1 / BINS * 0.92, align="edge", color=_BLUE, alpha=0.8)
+    bars = axes.bar(lows, shares, width=1 / BINS * 0.92, align="edge", color=BLUE, alpha=0.8)
     axes.bar_label(bars, [str(one.labels) for one in calibration.bins], fontsize=8, padding=2)
     axes.plot([0, 1], [0, 1], "--", color="#52606d", linewidth=1.2, label="score = chance to be right")
     axes.set(xlabel="score", ylabel="share of labels that are right", xlim=(0, 1), ylim=(0, 1.08))
@@ -115,7 +115,7 @@ def plot_confusion(matrix: NDArray[np.int64], names: Sequence[str]) -> str:
     axes.set_xticks(ticks, [titles[row] for row in shown], rotation=60, ha="right", fontsize=9)
     axes.set_yticks(ticks, [titles[row] for row in shown], fontsize=9)
     for row, column in zip(*np.nonzero(part), strict=True):
-        color = "white" if shares[row, column] > 0.55 else _INK
+        color = "white" if shares[row, column] > 0.55 else INK
         axes.text(column, row, str(part[row, column]), ha="center", va="center", fontsize=8, color=color)
     axes.set(xlabel="labelled as", ylabel="is")
     return _svg(figure)
@@ -126,10 +126,8 @@ def plot_clicks(clicks: Clicks, min_score: float) -> str:
     figure, (axes,) = _axes(4.9, 3.2)
     axes.axhline(clicks.from_nothing, color="#52606d", linestyle="--", linewidth=1.2, label="from nothing")
     levels = [choice.min_score for choice in clicks.choices]
-    axes.plot(
-        levels, [choice.clicks for choice in clicks.choices], "o-", color=_BLUE, markersize=4, label="from labels"
-    )
-    axes.axvline(min_score, color=_FAINT, linewidth=1)
+    axes.plot(levels, [choice.clicks for choice in clicks.choices], "o-", color=BLUE, markersize=4, label="from labels")
+    axes.axvline(min_score, color=FAINT, linewidth=1)
     axes.set(xlabel="lowest score that is kept", ylabel="clicks")
     axes.set_ylim(0, max([clicks.from_nothing, *(choice.clicks for choice in clicks.choices)]) * 1.12)
     axes.legend(frameon=False, fontsize=9, loc="lower right")
@@ -143,7 +141,7 @@ def plot_comparison(figures: Mapping[str, Difference]) -> str:
         color = "#52606d" if not one.told_apart else ("#15803d" if one.change.value > 0 else "#b91c1c")
         axes.plot([one.change.low * 100, one.change.high * 100], [place, place], color=color, linewidth=2)
         axes.plot(one.change.value * 100, place, "o", color=color, markersize=6)
-    axes.axvline(0, color=_INK, linewidth=1)
+    axes.axvline(0, color=INK, linewidth=1)
     axes.set_yticks(range(len(figures)), list(figures))
     axes.invert_yaxis()
     axes.set(xlabel="points higher than the others (95 % interval)")

@@ -56,12 +56,12 @@ def sync_file(run: Run, file: str | Path, layer: ReviewedLayer) -> FileEdits:
     Raises:
         UserError: The file is not COCO, none of its images are in the run, or the layer cannot be written.
     """
-    known = _image_ids(run)
+    known = image_ids_by_name(run)
     edited = images = 0
     unknown: list[str] = []
     chunk: list[tuple[str, ExportImage]] = []
     for image in CocoLabels.open(file).records():
-        image_id = _find(image, known)
+        image_id = find_image_id(image, known)
         if image_id is None:
             unknown.append(image.path)
             continue
@@ -79,7 +79,7 @@ def sync_file(run: Run, file: str | Path, layer: ReviewedLayer) -> FileEdits:
     return FileEdits(images, edited, tuple(unknown))
 
 
-def _image_ids(run: Run) -> dict[str, str]:
+def image_ids_by_name(run: Run) -> dict[str, str]:
     """Return image ids of the run by id, by path and, where only one image has it, by the path's last parts."""
     found: dict[str, str] = {}
     ends: dict[str, set[str]] = {}
@@ -92,7 +92,7 @@ def _image_ids(run: Run) -> dict[str, str]:
     return unique | found
 
 
-def _find(image: ExportImage, known: dict[str, str]) -> str | None:
+def find_image_id(image: ExportImage, known: dict[str, str]) -> str | None:
     """Return the run's id of a file's image: by its id, its path, or the end of its path."""
     parts = image.path.split("/")
     tried = [image.image_id, *("/".join(parts[start:]) for start in range(len(parts)))]
