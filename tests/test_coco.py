@@ -26,7 +26,7 @@ Make = Callable[..., Any]
 
 
 def export(labels: Any, output: Path, **options: Any) -> Written:
-    chosen = ExportOptions(**options)
+    chosen = ExportOptions(ids="count", **options)
     return export_folder(output, "coco", labels.fingerprint, chosen, lambda part: write(labels, part, chosen))
 
 

@@ -1,4 +1,4 @@
-"""FiftyOne reads what is written for it, and what is written as COCO, VOC and YOLO; in one go, for it starts slowly."""
+"""FiftyOne reads what is written for it, and COCO, VOC, YOLO and semantic masks; in one go, for it starts slowly."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("cache")
-def test_fiftyone_reads_its_own_form_and_four_others(tmp_path: Path) -> None:
+def test_fiftyone_reads_its_own_form_and_five_others(tmp_path: Path) -> None:
     labels = make_labels(tmp_path / "photos")
     export_labels(
         labels, tmp_path / "own", "fiftyone", assign=lambda record: "val" if record.path == "zzz.jpg" else "train"
@@ -49,13 +49,14 @@ def test_fiftyone_reads_its_own_form_and_four_others(tmp_path: Path) -> None:
     flat = make_labels(
         tmp_path / "flat", [image("a.jpg", masked("a", 1, ring()), masked("b", 2, two_parts())), image("b.jpg")]
     )
-    for name in ("coco", "voc", "yolo", "yolo-seg"):
+    for name in ("coco", "voc", "yolo", "yolo-seg", "mask-png"):
         export_labels(flat, tmp_path / name, name, ExportOptions("copy"))
     with connected_fiftyone() as fo:
         own = fo.Dataset.from_dir(dataset_dir=str(tmp_path / "own"), dataset_type=fo.types.FiftyOneDataset)
         check_own(own, labels)
         own.delete()
         check_others(fo, tmp_path, flat)
+        check_masks(fo, tmp_path / "mask-png")
         assert time_coco_export(fo, tmp_path / "own", tmp_path / "theirs.json") > 0
     assert len(json.loads((tmp_path / "theirs.json").read_text())["annotations"]) == 5
 
@@ -129,3 +130,20 @@ def check_others(fo: Any, folder: Path, flat: Labels) -> None:
                 full = each.to_segmentation(frame_size=(WIDTH, HEIGHT), target=255).mask == 255
                 assert same_mask(there.mask, full)
         dataset.delete()
+
+
+def check_masks(fo: Any, folder: Path) -> None:
+    dataset = fo.Dataset.from_dir(
+        dataset_type=fo.types.ImageSegmentationDirectory,
+        data_path=str(folder / "images"),
+        labels_path=str(folder / "semantic"),
+        label_field="semantic",
+        load_masks=True,
+    )
+    masks = {Path(sample.filepath).name: sample["semantic"].mask for sample in dataset}
+    assert set(masks) == {"a.jpg", "b.jpg"}
+    colors = [row["color"] for row in json.loads((folder / "classes.json").read_text())["classes"]]
+    for color, mask in zip(colors, (ring() & ~two_parts(), two_parts()), strict=False):  # it sees the palette's colours
+        assert np.array_equal((masks["a.jpg"] == color).all(axis=2), mask)
+    assert not masks["b.jpg"].any()
+    dataset.delete()

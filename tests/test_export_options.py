@@ -127,7 +127,7 @@ def test_stable_ids_do_not_move_when_images_are_added(labels: Labels, tmp_path: 
 
 
 def test_shards_of_coco_go_on_counting(labels: Labels, tmp_path: Path) -> None:
-    export_labels(labels, tmp_path / "out", options=ExportOptions("none", shard_size=3))
+    export_labels(labels, tmp_path / "out", options=ExportOptions("none", ids="count", shard_size=3))
     parts = [json.loads((tmp_path / "out" / f"annotations-{n:05d}.json").read_text()) for n in range(2)]
     assert [[row["id"] for row in part["images"]] for part in parts] == [[1, 2, 3], [4, 5]]
     assert [[row["id"] for row in part["annotations"]] for part in parts] == [[1, 2, 3], [4, 5]]
@@ -215,7 +215,7 @@ def test_names_meet_only_where_a_label_file_would() -> None:
         ("yolo", {"epsilon": 1.0}, "--epsilon has no meaning for the format yolo"),
         ("voc", {"compression": "gzip"}, "--compression has no meaning"),
         ("cvat", {"shard_size": 5}, "--shard-size has no meaning"),
-        ("labelme", {"ids": "stable"}, "--ids has no meaning"),
+        ("labelme", {"ids": "count"}, "--ids has no meaning"),
         ("hf-datasets", {"images": "none"}, "take --images link or copy"),
     ],
 )

@@ -105,7 +105,8 @@ def test_every_form_of_mask_is_read(tmp_path: Path) -> None:
         (coco(categories=[{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]), "two categories have the same id"),
         (coco(categories=[{"id": 1, "name": "a"}, {"id": 2, "name": "A"}]), "given twice"),
         (coco(categories=[]), "at least one class"),
-        (coco(images=[{"id": 1}]), "has no id or no file_name"),
+        (coco(images=[{"id": 1}]), "has no proper id or no file_name"),
+        (coco(images=[{"id": [1], "file_name": "a"}]), "has no proper id or no file_name"),
         (coco(images=[{"id": 1, "file_name": "a"}, {"id": 2, "file_name": "a"}]), "two images have the id 2"),
         (coco(images=[{"id": 1, "file_name": "a"}]), "has no width and height, and .* cannot be read"),
     ],
@@ -121,7 +122,7 @@ def test_no_file_no_json_no_images(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such run folder"):
         open_labels(tmp_path / "nowhere")
     (tmp_path / "any.json").write_text("{")
-    with pytest.raises(UserError, match="no JSON that can be read"):
+    with pytest.raises(UserError, match="not JSON"):
         open_labels(tmp_path / "any.json")
     with pytest.raises(UserError, match="no such folder of images"):
         open_labels(write(tmp_path, coco()), tmp_path / "photos")

@@ -1,5 +1,6 @@
 """Features of images: kept by a run, compared, and used to find what is alike and what is unlike all."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ from PIL import Image
 
 from models.training.scenes import render_scene
 from pipeline.config import AnnotateConfig
-from pipeline.image_features import alike, compare_ready, nearest_cosines, read_vectors, spread_order
+from pipeline.image_features import alike, alike_in_run, read_vectors, spread_order
+from pipeline.splits import SplitImage, SplitSettings, split_images
 from pipeline.store.run import Run
 from pipeline.store.shards import read_timings
 from tests.plugin_runs import label_folder
@@ -23,33 +25,22 @@ def test_pairs_by_cosine() -> None:
     vectors = unit(0, 10, 90, 92, 250)
     assert alike(vectors, 0.98).tolist() == [[0, 1], [2, 3]]
     assert alike(vectors, 0.99).tolist() == [[2, 3]]
-    np.testing.assert_allclose(nearest_cosines(vectors), np.cos(np.deg2rad([10, 10, 2, 2, 110])), rtol=0, atol=1e-6)
 
 
 def test_nothing_to_compare() -> None:
     nothing = np.zeros((0, 0), np.float32)
     assert alike(nothing).shape == (0, 2)
-    assert nearest_cosines(nothing).shape == (0,)
     assert spread_order(nothing, 5).shape == (0,)
-    assert compare_ready(nothing).shape == (0, 0)
-    assert nearest_cosines(unit(5)).tolist() == [-1]
+    assert alike(unit(5)).shape == (0, 2)
 
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    vectors = compare_ready(np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32))
-    pairs, nearest = alike(vectors, 0.7), nearest_cosines(vectors)
+    vectors = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    pairs = alike(vectors, 0.7)
     assert len(pairs)
     monkeypatch.setattr("pipeline.image_features._CELLS", 7 * 40)
     np.testing.assert_array_equal(alike(vectors, 0.7), pairs)
-    np.testing.assert_array_equal(nearest_cosines(vectors), nearest)
-
-
-def test_what_all_have_in_common_says_nothing() -> None:
-    features = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
-    moved = features * np.array([1, 10, 100, 1], np.float32) + np.array([1000, 0, 5, 0], np.float32)
-    np.testing.assert_allclose(compare_ready(features), compare_ready(moved), rtol=0, atol=1e-3)
-    constant = np.concatenate([features, np.full((50, 1), 3, np.float32)], axis=1)
-    np.testing.assert_allclose(compare_ready(constant)[:, :4], compare_ready(features), rtol=0, atol=1e-5)
 
 
 def test_the_chosen_are_spread() -> None:
@@ -79,7 +70,20 @@ def test_a_run_keeps_features(run: Run) -> None:
         path for path in paths.values() if path != "broken.jpg"
     )
     pairs = {frozenset(paths[vectors.image_ids[row]] for row in pair) for pair in alike(vectors.vectors)}
-    assert frozenset(("03.png", "again.jpg")) in pairs
+    assert pairs == {frozenset(("03.png", "again.jpg"))}
+
+
+def test_near_duplicates_share_a_side(run: Run) -> None:
+    paths = {record.image_id: record.path for record in run.records()}
+    pairs = alike_in_run(run.folder)
+    assert [{paths[image_id] for image_id in pair} for pair in pairs] == [{"03.png", "again.jpg"}]
+    assert alike_in_run(run.folder / "shards") == []
+    images = [SplitImage(image_id, path) for image_id, path in paths.items()]
+    settings = SplitSettings((50, 50), 0, "", None)
+    for seed in range(8):
+        sides = split_images(images, replace(settings, seed=seed), pairs).sides
+        assert len({sides[image_id] for image_id in pairs[0]}) == 1
+    assert split_images(images, settings, pairs).similar == 2
 
 
 def test_shards_of_an_earlier_version_have_none(run: Run, tmp_path: Path) -> None:

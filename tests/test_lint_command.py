@@ -162,7 +162,7 @@ def test_what_is_no_coco_is_one_error(tmp_path: Path, capsys: Capture, text: str
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["gone.json"], "gone.json: cannot be read"),
+        (["gone.json"], "gone.json: no such file or folder"),
         (["{file}", "--images", "nowhere"], "nowhere: no such folder of images"),
         (["{file}", "--select", "Z"], "no code begins with 'Z'"),
         (["{file}", "--fix", "nowhere/fixed.json"], "nowhere: no such folder to write fixed.json into"),

@@ -181,7 +181,7 @@ def broken(change: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"images": []}, "not COCO; it must have the lists"),
+        ({"images": []}, "not COCO: it must be an object with the lists"),
         (broken({"bbox": [1, 2, 3]}), "annotation 10 has no bbox of four numbers"),
         (broken({"bbox": [1, 2, 3, None]}), "annotation 10: bbox must be a finite number"),
         (broken({"image_id": 99}), "annotation 10 is of image 99"),
@@ -200,10 +200,10 @@ def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, content: Any, message:
 def test_what_is_no_label_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file or folder"):
         read_label_set(tmp_path / "nothing")
-    with pytest.raises(UserError, match="neither a run nor a COCO export"):
+    with pytest.raises(UserError, match="neither a run nor an export"):
         read_label_set(tmp_path)
     (tmp_path / "t.json").write_text("{")
-    with pytest.raises(UserError, match="no JSON"):
+    with pytest.raises(UserError, match="not JSON"):
         read_label_set(tmp_path / "t.json")
 
 

@@ -133,7 +133,7 @@ def test_bad_data_is_named_and_can_be_skipped(edit: Edit, message: str, data: Pa
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda c: c.pop("images"), "not COCO; it must have the lists"),
+        (lambda c: c.pop("images"), "not COCO: it must be an object with the lists"),
         (lambda c: c["images"].append(c["images"][0]), "two images have the same id"),
         (lambda c: c["categories"][0].update(name="St. Bernard"), "class name 'st. bernard' cannot be a prompt"),
         (lambda c: c["categories"][0].update(name="Blue  Square"), "two classes are called 'blue square'"),
@@ -161,7 +161,7 @@ def test_data_without_annotations_is_refused(
 
 def test_odd_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.json").write_text("{")
-    with pytest.raises(UserError, match=r"broken\.json: no JSON"):
+    with pytest.raises(UserError, match=r"broken\.json: not JSON"):
         read_training_data(tmp_path / "broken.json")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="neither a run nor an export: it has no annotations"):

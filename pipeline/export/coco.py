@@ -7,7 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-from pipeline.export.coco_labels import OBJECT_ID
+from pipeline.coco_file import SHARD_NAME
+from pipeline.export.coco_head import CocoCategory
+from pipeline.export.coco_labels import OBJECT_ID, CocoLabels
 from pipeline.export.folder import ExportOptions, Written
 from pipeline.export.json_list import JsonList
 from pipeline.export.labels import Labels
@@ -26,9 +28,10 @@ _BODY = "annotations.part"
 class CocoWriter(Writer):
     """Writes annotations.json (or .json.gz) and, as the options say, images/.
 
-    Category ids are the export's classes, image and annotation ids count from 1 in the order of the paths, or are
-    stable ones. `file_name` is relative to images/ (or, without images, to the labels' own folder of images). With
-    `shard_size`, every so many images begin another file: annotations-00000.json and so on, with ids that go on.
+    Ids are those that a COCO file has, else by `StableIds`, and for categories the export's classes, from 1; or all
+    count from 1, images in the order of the paths. A COCO file's licences and super-categories stay. `file_name` is
+    relative to images/ (or, without images, to the labels' own folder of images). With `shard_size`, every so many
+    images begin another file: annotations-00000.json and so on, with ids that go on.
 
     Source: the data format page of the COCO dataset; `counts` as pycocotools' rleToString packs it.
     """
@@ -37,7 +40,13 @@ class CocoWriter(Writer):
 
     def __init__(self, folder: Path, context: Context) -> None:
         super().__init__(folder, context)
-        self._ids = StableIds() if context.options.ids == "stable" else None
+        source = context.labels if isinstance(context.labels, CocoLabels) else None
+        self._ids = StableIds(keep=source is not None) if context.options.ids == "stable" else None
+        self._categories = _categories(context, source)
+        kept = source.licences if source is not None and not context.options.licence else []
+        licence = context.options.licence or "Unknown: the licence of the images was not given"
+        self._licences = kept or [{"id": _LICENSE_ID, "name": licence, "url": ""}]
+        self._licence_ids = {row["id"] for row in kept}
         self._images = self._annotations = self._shards = 0
         self._begin()
 
@@ -49,7 +58,7 @@ class CocoWriter(Writer):
             self._begin()
         self._images += 1
         image_id = self._ids.image(image) if self._ids else self._images
-        self._image_list.add(_image(image, image_id))
+        self._image_list.add(self._image(image, image_id))
         for row, found in enumerate(image.objects):
             self._annotations += 1
             annotation_id = self._ids.annotation(image_id, row, image) if self._ids else self._annotations
@@ -67,7 +76,7 @@ class CocoWriter(Writer):
 
     def _begin(self) -> None:
         options = self.context.options
-        name = f"annotations-{self._shards:05d}.json" if options.shard_size else ANNOTATIONS
+        name = SHARD_NAME.format(self._shards) if options.shard_size else ANNOTATIONS
         self._shards += 1
         if options.compression == "gzip":
             raw = self.files.enter_context((self.folder / f"{name}.gz").open("xb"))
@@ -77,7 +86,7 @@ class CocoWriter(Writer):
         else:
             self._head = self.open_text(name, encoding="ascii")
         self._body = self.open_text(_BODY, "w+", encoding="ascii")
-        self._head.write(_header(self.context))
+        self._head.write(_header(self.context, self._licences, self._categories))
         self._image_list, self._annotation_list = JsonList(self._head), JsonList(self._body)
 
     def _end(self) -> None:
@@ -88,8 +97,19 @@ class CocoWriter(Writer):
         self.files.close()
         (self.folder / _BODY).unlink()
 
+    def _image(self, image: ExportImage, image_id: int) -> dict[str, Any]:
+        height, width = image.image_hw
+        entry: dict[str, Any] = {"id": image_id, "file_name": image.path, "width": width, "height": height}
+        if not self._licence_ids:
+            entry["license"] = _LICENSE_ID
+        elif image.coco.licence_id in self._licence_ids:
+            entry["license"] = image.coco.licence_id
+        entry["groundlabel_id"] = image.image_id
+        return entry
+
     def _annotation(self, found: ExportObject, image: ExportImage, annotation_id: int, image_id: int) -> dict[str, Any]:
-        annotation: dict[str, Any] = {"id": annotation_id, "image_id": image_id, "category_id": found.class_id}
+        annotation: dict[str, Any] = {"id": annotation_id, "image_id": image_id}
+        annotation["category_id"] = self._categories[found.class_id]["id"]
         if found.mask is not None:
             annotation["segmentation"] = self.segmentation(found, image)
         annotation["area"] = _short(found.area)
@@ -118,32 +138,30 @@ def _short(value: float) -> int | float:
     return int(value) if value == int(value) else round(value, _BOX_DIGITS)
 
 
-def _header(context: Context) -> str:
+def _categories(context: Context, source: CocoLabels | None) -> dict[int, dict[str, Any]]:
+    """Return COCO's category of each class: as a COCO file has it, unless other classes were asked for."""
+    options = context.options
+    given = source.categories if source is not None and options.classes is None else {}
+    found = {}
+    for spec in context.classes.classes:
+        there = given.get(spec.id, CocoCategory(None, ""))
+        number = spec.id if there.id is None or options.ids == "count" else there.id
+        found[spec.id] = {"id": number, "name": spec.name, "supercategory": there.supercategory}
+    return found
+
+
+def _header(context: Context, licences: list[dict[str, Any]], categories: dict[int, dict[str, Any]]) -> str:
     """Return the JSON text up to the opening of the list of images."""
     labels = context.labels
+    settings = labels.settings
     info = {
-        "description": f"Labels made by groundlabel in {labels.folder.resolve().name}",
-        "version": str(labels.settings.get("groundlabel", "")),
-        "contributor": "",
-        "url": "",
+        "description": str(settings.get("description") or f"Labels of {labels.folder.resolve().name}"),
+        "version": str(settings.get("groundlabel") or settings.get("version", "")),
+        "contributor": str(settings.get("contributor", "")),
+        "url": str(settings.get("url", "")),
         "fingerprint": labels.fingerprint,
-        "made_with": labels.settings.get("parts", {}),
+        "made_with": settings.get("parts") or settings.get("made_with", {}),
     }
-    licence = context.options.licence or "Unknown: the licence of the images was not given"
-    licenses = [{"id": _LICENSE_ID, "name": licence, "url": ""}]
-    categories = [{"id": spec.id, "name": spec.name, "supercategory": ""} for spec in context.classes.classes]
-    parts = {"info": info, "licenses": licenses, "categories": categories}
+    parts = {"info": info, "licenses": licences, "categories": list(categories.values())}
     lines = ",\n".join(f"{json.dumps(key)}:{json.dumps(value, allow_nan=False)}" for key, value in parts.items())
     return "{" + lines + ',\n"images":['
-
-
-def _image(image: ExportImage, image_id: int) -> dict[str, Any]:
-    height, width = image.image_hw
-    return {
-        "id": image_id,
-        "file_name": image.path,
-        "width": width,
-        "height": height,
-        "license": _LICENSE_ID,
-        "groundlabel_id": image.image_id,
-    }

@@ -1,68 +1,64 @@
 """Any COCO file as labels: polygons, RLE of both kinds, boxes alone and crowds, checked where they are read."""
 
-import gzip
-import hashlib
-import json
 import math
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from pycocotools import mask as coco_mask
 
-from models.class_spec import ClassSpec, normalise_prompt
 from models.masks import Rle, mask_areas, mask_boxes_xywh
 from models.ontology import Ontology
+from pipeline.coco_file import CocoFile, find_image_folder, locate_image, read_coco
 from pipeline.errors import UserError
-from pipeline.export.objects import ExportImage, ExportObject
+from pipeline.export.coco_head import (
+    read_categories,
+    read_licences,
+    read_video_names,
+    video_of,
+    whole_id,
+)
+from pipeline.export.objects import CocoFacts, ExportImage, ExportObject
 from pipeline.images import upright_size
-from pipeline.paths import path_to_image_id, path_to_stored, stored_to_path
+from pipeline.paths import path_to_image_id, path_to_stored
 
-ANNOTATION_FILES = ("annotations.json", "instances.json", "_annotations.coco.json", "labels.json")
-"""Names under which a folder holds COCO annotations; also with .gz behind."""
-IMAGE_FOLDERS = (".", "images", "data")
-"""Where images usually are, from the COCO file's folder."""
 OBJECT_ID = "object_id"
 """Key of an annotation's `instance_id`, a name that FiftyOne keeps for itself and refuses to read."""
-_LISTS = ("images", "annotations", "categories")
-_LOOKED_AT = 200
-
-
-def find_annotations(folder: Path) -> Path | None:
-    """Return the COCO file of a folder, or None."""
-    places = (folder / f"{name}{ending}" for name in ANNOTATION_FILES for ending in ("", ".gz"))
-    return next((place for place in places if place.is_file()), None)
 
 
 class CocoLabels:
-    """A COCO file, held in memory; its images are yielded in the order of their paths.
+    """A COCO file or an export's shards, held in memory; its images are yielded in the order of their paths.
 
     Classes get the ids 1, 2, 3 … in the order of the file's category ids.
 
     Attributes:
-        folder: The file.
+        folder: The file, or the folder of the shards.
         images_root: Folder that the paths start from.
         ontology: The categories; a name that cannot be a prompt has one without its marks.
+        categories: Of each class.
+        licences: The file's `licenses`, as they are, of those that have a whole number as id.
         fingerprint: SHA-256 of the file, or what an export of groundlabel says in it.
-        settings: The file's `info`; `image_licences` counts the images by the name of their licence, where it is known.
+        settings: The file's `info`.
     """
 
-    def __init__(self, file: Path, content: dict[str, Any], digest: str, images_root: Path | None) -> None:
+    def __init__(self, coco: CocoFile, images_root: Path | None) -> None:
+        file, content = coco.path, coco.content
         self.folder = file
         info = content.get("info")
         self.settings: dict[str, Any] = dict(info) if isinstance(info, dict) else {}
-        if licences := _count_licences(content):
-            self.settings["image_licences"] = licences
-        self.fingerprint = str(self.settings.get("fingerprint") or digest)
-        self._class_ids, self.ontology = _read_categories(file, content["categories"])
+        self.licences = read_licences(content.get("licenses"))
+        self._licence_names = {row["id"]: str(row["name"]) for row in self.licences if row.get("name")}
+        self.fingerprint = str(self.settings.get("fingerprint") or coco.digest)
+        self._class_ids, self.ontology, self.categories = read_categories(file, content["categories"])
         self._images = _read_images(file, content["images"])
+        self._video_names = read_video_names(content.get("videos"))
         self._annotations: defaultdict[Any, list[dict[str, Any]]] = defaultdict(list)
         for place, annotation in enumerate(content["annotations"]):
             _check_annotation(file, place, annotation, self._images, self._class_ids)
             self._annotations[annotation["image_id"]].append(annotation)
-        names = [str(image["file_name"]) for image in list(self._images.values())[:_LOOKED_AT]]
-        self.images_root = images_root or find_images_root(file.parent, names)
+        names = [str(image["file_name"]) for image in self._images.values()]
+        self.images_root = images_root or find_image_folder(coco.folder, names) or coco.folder
 
     @classmethod
     def open(cls, path: str | Path, images_root: str | Path | None = None) -> Self:
@@ -71,28 +67,14 @@ class CocoLabels:
         Raises:
             UserError: There is none, it is not COCO, or an annotation is of an image or category that it does not have.
         """
-        path = Path(path)
         root = Path(images_root) if images_root is not None else None
         if root is not None and not root.is_dir():
             raise UserError(f"{root}: no such folder of images (--images-root)")
-        file = find_annotations(path) if path.is_dir() else path
-        if file is None or not file.is_file():
-            raise UserError(f"{path}: no COCO file and no folder with one ({', '.join(ANNOTATION_FILES)})")
-        try:
-            raw = file.read_bytes()
-            content = json.loads(gzip.decompress(raw) if file.suffix == ".gz" else raw)
-        except (ValueError, EOFError, gzip.BadGzipFile) as error:
-            raise UserError(f"{file}: no JSON that can be read: {error}") from error
-        if not isinstance(content, dict) or not all(isinstance(content.get(name), list) for name in _LISTS):
-            raise UserError(
-                f"{file}: not COCO: it must be an object with the lists {', '.join(_LISTS)}; "
-                "a list of results has no images and cannot be exported alone"
-            )
-        return cls(file, content, hashlib.sha256(raw).hexdigest(), root)
+        return cls(read_coco(path), root)
 
     def image_path(self, record: Any) -> Path:
         """Return where the image file of a record is."""
-        return self.images_root / stored_to_path(record.path)
+        return locate_image(self.images_root, record.path)
 
     def records(self) -> Iterator[ExportImage]:
         """Yield all images in the order of their paths.
@@ -100,12 +82,12 @@ class CocoLabels:
         Raises:
             UserError: A box or mask cannot be read, or an image has no size and no readable file.
         """
-        for image in sorted(self._images.values(), key=lambda image: path_to_stored(str(image["file_name"]))):
+        for image in sorted(self._images.values(), key=_stored_path):
             yield self._to_record(image)
 
     def _to_record(self, image: dict[str, Any]) -> ExportImage:
         name = str(image["file_name"])
-        image_hw = _image_hw(image, self.images_root / name, self.folder)
+        image_hw = _image_hw(image, locate_image(self.images_root, name), self.folder)
         objects: list[ExportObject] = []
         empty: list[str] = []
         for annotation in self._annotations[image["id"]]:
@@ -114,49 +96,32 @@ class CocoLabels:
                 empty.append(found.instance_id)
             else:
                 objects.append(found)
-        given = image.get("groundlabel_id")
-        image_id = given if isinstance(given, str) and given else path_to_image_id(name)
-        return ExportImage(image_id, path_to_stored(name), image_hw, tuple(objects), tuple(empty))
+        image_id = _given_id(image) or path_to_image_id(name)
+        licence = whole_id(image.get("license"), 0)
+        label = self._licence_names.get(licence) if licence is not None else None
+        facts = CocoFacts(whole_id(image["id"], 0), licence, label, video_of(image, self._video_names))
+        return ExportImage(image_id, _stored_path(image), image_hw, tuple(objects), tuple(empty), facts)
 
 
-def _count_licences(content: dict[str, Any]) -> dict[str, int]:
-    """Return how many images have each licence that the file names; images without a known one do not count."""
-    listed = content.get("licenses")
-    named = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
-    names = {one.get("id"): str(one["name"]) for one in named if one.get("name")}
-    ids = (image.get("license") for image in content["images"])
-    return dict(Counter(names[key] for key in ids if isinstance(key, int | str) and key in names))
+def _given_id(image: Mapping[str, Any]) -> str | None:
+    """Return the id that an export of groundlabel gave an image."""
+    given = image.get("groundlabel_id")
+    return given if isinstance(given, str) and given else None
 
 
-def _read_categories(file: Path, categories: Sequence[Any]) -> tuple[dict[Any, int], Ontology]:
-    """Return COCO's category id -> class id, and the classes."""
-    try:
-        ordered = sorted(categories, key=lambda category: category["id"])
-        ids = {category["id"]: row for row, category in enumerate(ordered, start=1)}
-        names = [str(category["name"]) for category in ordered]
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{file}: a category has no name or no proper id ({error})") from error
-    if len(ids) != len(names):
-        raise UserError(f"{file}: two categories have the same id; `groundlabel lint {file}` names them")
-    taken: set[str] = set()
-    specs = []
-    for row, name in enumerate(names, start=1):
-        prompt = normalise_prompt(name.replace(".", " ").replace("?", " "))
-        prompt = prompt if prompt and prompt not in taken else f"class {row}"
-        taken.add(prompt)
-        specs.append(ClassSpec(row, name, (prompt,)))
-    try:
-        return ids, Ontology(tuple(specs))
-    except ValueError as error:
-        raise UserError(f"{file}: its categories cannot be used: {error}") from error
+def _stored_path(image: Mapping[str, Any]) -> str:
+    """Return the stored path of an image; an export of groundlabel has it as `file_name`."""
+    name = str(image["file_name"])
+    return name if _given_id(image) else path_to_stored(name)
 
 
 def _read_images(file: Path, images: Sequence[Any]) -> dict[Any, dict[str, Any]]:
     found: dict[Any, dict[str, Any]] = {}
     names: set[str] = set()
     for place, image in enumerate(images):
-        if not isinstance(image, dict) or "id" not in image or not isinstance(image.get("file_name"), str):
-            raise UserError(f"{file}: element {place} of its images has no id or no file_name")
+        whole = isinstance(image, dict) and isinstance(image.get("id"), int | str)
+        if not whole or not isinstance(image.get("file_name"), str):
+            raise UserError(f"{file}: element {place} of its images has no proper id or no file_name")
         if image["id"] in found or image["file_name"] in names:
             raise UserError(
                 f"{file}: two images have the id {image['id']} or the file_name {image['file_name']!r}; "
@@ -222,6 +187,7 @@ def _to_object(
         str(prompt) if prompt is not None else None,
         bool(annotation.get("iscrowd")),
         str(provenance) if provenance is not None else None,
+        whole_id(annotation.get("id"), 1),
     )
 
 
@@ -276,9 +242,3 @@ def read_segmentation(segmentation: Any, image_hw: tuple[int, int], origin: str)
     if rle.size != image_hw:
         raise UserError(f"{origin}: its mask is {rle.size[0]} × {rle.size[1]}, its image {image_hw[0]} × {image_hw[1]}")
     return rle
-
-
-def find_images_root(folder: Path, names: Sequence[str]) -> Path:
-    """Return the folder in which most of the named images are."""
-    candidates = [folder / name for name in IMAGE_FOLDERS]
-    return max(candidates, key=lambda candidate: sum((candidate / name).is_file() for name in names))

@@ -1,15 +1,15 @@
 """The folder of an export: written aside and moved in when complete, never over somebody's files."""
 
-import hashlib
 import json
 import os
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pipeline.checksums import file_sha256
 from pipeline.errors import UserError
 from pipeline.export.empties import EmptyRule
 from pipeline.export.names import check_inside
@@ -19,7 +19,7 @@ MARKER = "export.json"
 """Says what an export holds and what was left out; its presence marks a folder as ours to overwrite."""
 IMAGE_MODES = ("link", "copy", "none")
 COMPRESSIONS = ("none", "gzip")
-ID_KINDS = ("count", "stable")
+ID_KINDS = ("stable", "count")
 _CHUNK = 1 << 20
 _PART = ".groundlabel-part"
 
@@ -35,7 +35,7 @@ class ExportOptions:
         empty: Which images without objects are kept: "keep", "drop" or a percentage such as "10%".
         classes: File that renames, merges and drops classes (`pipeline.export.classes`); None keeps them.
         compression: "none" or "gzip", of COCO's JSON.
-        ids: Of COCO's images and annotations: "count" (1, 2, 3 …) or "stable" (from the image's own id).
+        ids: Of COCO's lists: "stable" (a COCO file's own, else from the image alone) or "count" (1, 2, 3 …).
         epsilon: Most pixels by which a polygon may be simplified; 0 keeps every pixel.
         shard_size: Most images in a file of a format that has many; 0 means the format's default.
 
@@ -49,7 +49,7 @@ class ExportOptions:
     empty: str = "keep"
     classes: str | Path | None = None
     compression: str = "none"
-    ids: str = "count"
+    ids: str = "stable"
     epsilon: float = 0.0
     shard_size: int = 0
 
@@ -85,6 +85,8 @@ class Written:
         image_counts: Side -> images.
         provenance: Objects by what made them: "model", "human", "model+human" or "unknown".
         renamed: (path, path in the export) of each image that goes by another name there.
+        licences: Images by the name of the licence that the source gives them.
+        sha256: Of files at the top of the folder that were hashed already; the others are when all is written.
         notes: What a person should know, one line each.
     """
 
@@ -103,6 +105,8 @@ class Written:
     image_counts: Counter[str] = field(default_factory=Counter)
     provenance: Counter[str] = field(default_factory=Counter)
     renamed: list[tuple[str, str]] = field(default_factory=list)
+    licences: Counter[str] = field(default_factory=Counter)
+    sha256: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -145,7 +149,7 @@ def export_folder(
         written.output = output
         entries = sorted(entry.name for entry in part.iterdir())
         head = {"format": format_name, "fingerprint": fingerprint, "image_mode": options.images, "files": entries}
-        _write_marker(part, head | _summary(written))
+        _write_marker(part, head | _summary(written), written.sha256)
         for name in earlier:
             _remove(output / name)
         for name in [*entries, MARKER]:
@@ -216,15 +220,20 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def checksums(folder: Path) -> Iterator[tuple[str, str]]:
-    """Yield (path below the folder, SHA-256) of every file in it that is no link, sorted within each folder."""
+def checksums(folder: Path, known: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield (path below the folder, SHA-256) of every file in it that is no link, sorted within each folder.
+
+    Args:
+        folder: Holds files and folders.
+        known: Of files that need not be read again, by their path below the folder.
+    """
     for root, folders, names in os.walk(folder):
         folders.sort()
         for name in sorted(names):
             path = Path(root, name)
             if not path.is_symlink():
-                with path.open("rb") as stream:
-                    yield path.relative_to(folder).as_posix(), hashlib.file_digest(stream, "sha256").hexdigest()
+                place = path.relative_to(folder).as_posix()
+                yield place, known.get(place) or file_sha256(path)
 
 
 def _summary(written: Written) -> dict[str, Any]:
@@ -250,13 +259,13 @@ def _summary(written: Written) -> dict[str, Any]:
     }
 
 
-def _write_marker(folder: Path, content: dict[str, Any]) -> None:
+def _write_marker(folder: Path, content: dict[str, Any], known: Mapping[str, str]) -> None:
     """Write the marker, with the checksums of all other files one by one as its last part."""
     head = json.dumps(content, indent=2, allow_nan=False).removesuffix("\n}")
     between = "\n"
     with (folder / MARKER).open("x", encoding="utf-8") as stream:
         stream.write(head + ',\n  "sha256": {')
-        for path, digest in checksums(folder):
+        for path, digest in checksums(folder, known):
             if path != MARKER:
                 stream.write(f"{between}    {json.dumps(path)}: {json.dumps(digest)}")
                 between = ",\n"

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from models.ontology import Ontology
+from pipeline.coco_file import find_annotations
 from pipeline.errors import UserError
-from pipeline.export.coco_labels import CocoLabels, find_annotations
+from pipeline.export.coco_labels import CocoLabels
 from pipeline.export.objects import LabelRecord
 from pipeline.store.run import Run, is_run
 
@@ -56,7 +57,7 @@ def open_labels(source: str | Path, images_root: str | Path | None = None, only:
     from pipeline.reviewed.layer import has_layer
 
     path = Path(source)
-    coco = path.is_file() or (path.is_dir() and not is_run(path) and find_annotations(path) is not None)
+    coco = path.is_file() or (path.is_dir() and not is_run(path) and bool(find_annotations(path)))
     if only != "all" and (coco or not has_layer(path)):
         raise UserError(
             f"--only {only}: {path} is no run that was reviewed; `groundlabel review` keeps what is accepted"

@@ -4,7 +4,7 @@ A run's objects come from models and have all of them; a person's, or those of a
 have `None` where something is not there, and the struct-of-arrays of the models keep their promise of full columns.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -28,6 +28,7 @@ class ExportObject:
         prompt: What found it; None where nothing was asked for.
         crowd: COCO's `iscrowd`: a region with many objects, neither to be found nor wrong to find.
         provenance: "model", "human" or "model+human"; None where the source does not tell.
+        coco_id: The id of its annotation in a COCO file, from 1; None where it has none that can be kept.
     """
 
     instance_id: str
@@ -41,12 +42,30 @@ class ExportObject:
     prompt: str | None = None
     crowd: bool = False
     provenance: str | None = None
+    coco_id: int | None = field(default=None, compare=False)
 
     @property
     def box_xywh(self) -> tuple[float, float, float, float]:
         """The box as x, y, width, height in pixels."""
         left, top, right, bottom = self.box_xyxy
         return left, top, right - left, bottom - top
+
+
+@dataclass(frozen=True, slots=True)
+class CocoFacts:
+    """What a COCO file says of an image besides its labels; None for what it does not say.
+
+    Attributes:
+        id: From 0; None where it is no whole number, too.
+        licence_id: One of the file's `licenses`.
+        licence: Its name.
+        video: Name or id of the video that the image is a frame of.
+    """
+
+    id: int | None = None
+    licence_id: int | None = None
+    licence: str | None = None
+    video: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +79,7 @@ class ExportImage:
         objects: Best score first where they come from a run; may be empty.
         empty_masks: Instance ids of objects that are not among them, because their mask was looked for and has no
             pixel.
+        coco: Of an image from a COCO file; nothing is known where it is from elsewhere.
     """
 
     image_id: str
@@ -67,6 +87,7 @@ class ExportImage:
     image_hw: tuple[int, int]
     objects: tuple[ExportObject, ...]
     empty_masks: tuple[str, ...] = ()
+    coco: CocoFacts = field(default=CocoFacts(), compare=False)
 
 
 LabelRecord = AnnotatedImage | ExportImage | FailedImage

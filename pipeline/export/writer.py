@@ -58,6 +58,8 @@ class Context:
         written.images += 1
         written.image_counts[key] += 1
         written.empty_images += not image.objects
+        if image.coco.licence is not None:
+            written.licences[image.coco.licence] += 1
         counts = written.class_counts.setdefault(key, Counter())
         for found in image.objects:
             written.annotations += 1
@@ -179,8 +181,10 @@ def write_images(
             writer_of(own_folder).add(image, side)
         if not writers:
             writer_of(None)
-        for writer in writers.values():
+        for own_folder, writer in writers.items():
+            said = len(written.notes)
             writer.finish()
+            written.notes[said:] = [f"{own_folder}: {note}" if own_folder else note for note in written.notes[said:]]
     written.renamed = names.renamed
     return written
 

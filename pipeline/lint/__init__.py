@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pipeline.coco_file import CocoFile, find_image_folder, read_coco
 from pipeline.errors import UserError
 from pipeline.lint import boxes, categories, masks, structure
 from pipeline.lint.codes import choose_codes
-from pipeline.lint.document import CocoFile, find_image_folder, read_coco
 from pipeline.lint.findings import Finding, sort_findings
 from pipeline.lint.fix import Change, fix_findings
 from pipeline.lint.image_files import FileFacts, check_files, file_names, look_at_files
@@ -71,7 +71,7 @@ def lint_file(coco: CocoFile, codes: frozenset[str], images: str | Path | None =
         raise UserError(f"{images}: no such folder of images")
     table = Table.from_content(coco.content, coco.has_nan)
     names = [name for name in file_names(table) if name is not None]
-    folder = Path(images) if images is not None else find_image_folder(coco.path, names)
+    folder = Path(images) if images is not None else find_image_folder(coco.folder, names)
     files = look_at_files(names, folder) if folder is not None and codes & FILE_CODES else None
     return LintResult(coco, _find(table, codes, files), files)
 

@@ -85,7 +85,7 @@ def find_twins(table: Table) -> list[tuple[int, int, float]]:
         active = active[near]
         if len(active) == 0:
             break
-        ious = _box_ious(boxes[active], boxes[active + step])
+        ious = box_ious(boxes[active], boxes[active + step])
         for place in np.flatnonzero(ious >= TWIN_IOU).tolist():
             left, right = sorted((int(rows[active[place]]), int(rows[active[place] + step])))
             if right not in found and _same_mask(table, left, right):
@@ -95,7 +95,7 @@ def find_twins(table: Table) -> list[tuple[int, int, float]]:
     return [(left, right, iou) for right, (left, iou) in sorted(found.items())]
 
 
-def _box_ious(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+def box_ious(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the IoU of boxes row by row; (N, 4) x y width height each."""
     low = np.maximum(first[:, :2], second[:, :2])
     high = np.minimum(first[:, :2] + first[:, 2:], second[:, :2] + second[:, 2:])

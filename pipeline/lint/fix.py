@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.lint.boxes import format_box, has_size
+from pipeline.lint.boxes import box_ious, format_box, has_size
 from pipeline.lint.findings import Finding
 from pipeline.lint.image_files import FileFacts
 from pipeline.lint.masks import has_mask
@@ -168,7 +168,7 @@ class _Fixer:
         if not self._has_mask[row]:
             return None
         bounds = self._table.regions.bounds_xywh[row]
-        if self._has_size[row] and _iou(self._table.boxes_xywh[row], bounds) < SAME_OBJECT_IOU:
+        if self._has_size[row] and box_ious(self._table.boxes_xywh[row : row + 1], bounds[None])[0] < SAME_OBJECT_IOU:
             return None
         if not (bounds[2:] > 0).all():
             return None
@@ -235,13 +235,6 @@ def _first_rows(entries: Sequence[Any]) -> dict[Any, int]:
     for row, entry in enumerate(entries):
         rows.setdefault(id_of(entry), row)
     return rows
-
-
-def _iou(first: Any, second: Any) -> float:
-    """Return the IoU of two boxes, x y width height."""
-    low, high = np.maximum(first[:2], second[:2]), np.minimum(first[:2] + first[2:], second[:2] + second[2:])
-    inside = float(np.clip(high - low, 0, None).prod())
-    return inside / float(first[2:].prod() + second[2:].prod() - inside)
 
 
 def _numbers(values: Any) -> list[int | float]:

@@ -1,13 +1,12 @@
-"""Writing a mended COCO file: aside, then in place, and never over something that is there."""
+"""Writing a mended COCO file: complete or not at all, and never over something that is there."""
 
 import gzip
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.store.durable import write_file
 
 
 def check_target(path: Path) -> None:
@@ -29,18 +28,4 @@ def write_fixed(content: dict[str, Any], path: Path) -> None:
         OSError: Writing failed; there is no file.
     """
     data = (json.dumps(content, separators=(",", ":")) + "\n").encode("ascii")
-    descriptor, part = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.absolute().parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(gzip.compress(data) if path.suffix == ".gz" else data)
-        os.chmod(part, 0o666 & ~_umask())
-        os.replace(part, path)
-    finally:
-        Path(part).unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    """Return the process's mask of permissions, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    write_file(path, gzip.compress(data) if path.suffix == ".gz" else data)

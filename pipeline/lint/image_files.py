@@ -10,8 +10,8 @@ from typing import Any
 
 from PIL import Image
 
+from pipeline.coco_file import locate_image
 from pipeline.images import UnreadableImageError, prepare_decoding, read_image
-from pipeline.lint.document import locate_image
 from pipeline.lint.findings import Finding
 from pipeline.lint.table import Table, image_size
 

@@ -3,7 +3,6 @@
 Source: the Croissant Format Specification 1.0, MLCommons.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,12 +68,12 @@ _COCO_FIELDS = {
 """Of the annotations alone: mlcroissant reads all record sets of a JSON file as columns of one length."""
 
 
-def croissant(facts: Mapping[str, Any], files: Sequence[Path], folders: Sequence[Path]) -> dict[str, Any]:
+def croissant(facts: Mapping[str, Any], files: Mapping[str, str], folders: Sequence[Path]) -> dict[str, Any]:
     """Return the description as JSON-LD.
 
     Args:
         facts: Of `datasheet_values`.
-        files: Files at the top of the export.
+        files: Name -> SHA-256 of the files at the top of the export.
         folders: Folders there.
     """
     described: dict[str, Any] = {
@@ -87,24 +86,22 @@ def croissant(facts: Mapping[str, Any], files: Sequence[Path], folders: Sequence
         ),
         "conformsTo": CONFORMS_TO,
         "keywords": [row["name"] for row in facts["classes"]],
-        "distribution": [*map(_file_object, files), *map(_file_set, folders)],
+        "distribution": [*(_file_object(name, digest) for name, digest in files.items()), *map(_file_set, folders)],
     }
     if "licence" in facts:
         described["license"] = facts["licence"]
-    if facts["format"].startswith("coco") and any(path.name == _COCO_FILE for path in files):
+    if facts["format"].startswith("coco") and _COCO_FILE in files:
         described["recordSet"] = [_coco_records()]
     return described
 
 
-def _file_object(path: Path) -> dict[str, Any]:
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+def _file_object(name: str, digest: str) -> dict[str, Any]:
     return {
         "@type": "cr:FileObject",
-        "@id": path.name,
-        "name": path.name,
-        "contentUrl": path.name,
-        "encodingFormat": _ENCODINGS.get(path.suffix, "application/octet-stream"),
+        "@id": name,
+        "name": name,
+        "contentUrl": name,
+        "encodingFormat": _ENCODINGS.get(Path(name).suffix, "application/octet-stream"),
         "sha256": digest,
     }
 

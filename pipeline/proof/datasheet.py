@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.checksums import file_sha256
 from pipeline.proof.croissant import croissant
 
 if TYPE_CHECKING:
@@ -69,9 +70,11 @@ def write_datasheet(
     facts = datasheet_values(labels, written, format_name, licence, review)
     data_files = sorted(path for path in folder.iterdir() if path.is_file() and not path.is_symlink())
     data_folders = sorted(path for path in folder.iterdir() if path.is_dir())
+    digests = {path.name: file_sha256(path) for path in data_files}
+    written.sha256.update(digests)
     (folder / SHEET_NAME).write_text(render_markdown(facts), encoding="utf-8")
     _write_json(folder / JSON_NAME, facts)
-    _write_json(folder / CROISSANT_NAME, croissant(facts, data_files, data_folders))
+    _write_json(folder / CROISSANT_NAME, croissant(facts, digests, data_folders))
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -111,8 +114,8 @@ def datasheet_values(
     values["failed_images"] = [{"path": path, "reason": reason} for path, reason in written.failed]
     if licence:
         values["licence"] = licence
-    if source_licences := settings.get("image_licences"):
-        values["image_licences"] = dict(source_licences)
+    if written.licences:
+        values["image_licences"] = dict(sorted(written.licences.items()))
     return values
 
 

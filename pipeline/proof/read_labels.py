@@ -1,7 +1,5 @@
 """Reading the labels of an evaluation: a run, an export, a COCO file or a COCO list of results."""
 
-import gzip
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,9 +11,9 @@ from pycocotools import mask as coco_mask
 
 from models.class_spec import normalise_prompt
 from models.masks import Rle, mask_areas, mask_boxes_xywh
+from pipeline.coco_file import CocoFile, find_image_folder, join_coco, read_json_files
 from pipeline.errors import UserError
-from pipeline.export.coco_labels import ANNOTATION_FILES, IMAGE_FOLDERS, find_annotations
-from pipeline.export.labels import open_labels
+from pipeline.export.labels import Labels, open_labels
 from pipeline.export.objects import annotated_to_export
 from pipeline.paths import stored_to_path
 from pipeline.proof.label_set import LabelledImage, LabelSet, Objects
@@ -60,31 +58,16 @@ def read_label_set(path: str | Path, truth: LabelSet | None = None, images: Path
     """
     path = Path(path)
     if path.is_dir() and is_run(path):
-        return _read_run(path)
-    file = _annotation_file(path)
-    try:
-        raw = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-        content = json.loads(raw)
-    except (ValueError, OSError) as error:
-        raise UserError(f"{file}: no JSON that can be read: {error}") from error
-    if isinstance(content, list):
-        return _read_results(file, content, truth)
-    return _read_coco(file, content, images)
+        return collect_labels(open_labels(path))
+    files = read_json_files(path)
+    if isinstance(files[0].content, list):
+        return _read_results(path, files[0].content, truth)
+    return _read_coco(join_coco(path, files), images)
 
 
-def _annotation_file(path: Path) -> Path:
-    if path.is_file():
-        return path
-    if not path.is_dir():
-        raise UserError(f"{path}: no such file or folder; give a run, an export or a COCO JSON")
-    if (file := find_annotations(path)) is None:
-        raise UserError(f"{path}: neither a run nor a COCO export: it has no {' or '.join(ANNOTATION_FILES)}")
-    return file
-
-
-def _read_run(folder: Path) -> LabelSet:
-    """Read a run, or its reviewed labels; boxes are those of the masks, as an export has them."""
-    labels = open_labels(folder)
+def collect_labels(labels: Labels) -> LabelSet:
+    """Return the labels of a run, or reviewed ones; boxes are those of the masks, as an export has them."""
+    folder = labels.folder
     images: list[LabelledImage] = []
     failed: list[tuple[str, str]] = []
     columns = _Columns()
@@ -117,10 +100,8 @@ def _root_of(file: Path, stored: str) -> Path:
     return file.parents[len(Path(stored_to_path(stored)).parts) - 1]
 
 
-def _read_coco(file: Path, content: Any, images: Path | None) -> LabelSet:
-    lists = ("images", "annotations", "categories")
-    if not isinstance(content, dict) or not all(isinstance(content.get(name), list) for name in lists):
-        raise UserError(f"{file}: not COCO; it must have the lists {', '.join(lists)}, or be a list of results")
+def _read_coco(coco: CocoFile, images: Path | None) -> LabelSet:
+    file, content = coco.path, coco.content
     try:
         classes = {category["id"]: row for row, category in enumerate(content["categories"])}
         names = _normalised(file, [str(category["name"]) for category in content["categories"]])
@@ -134,7 +115,7 @@ def _read_coco(file: Path, content: Any, images: Path | None) -> LabelSet:
     if len(rows) != len(listed) or len(classes) != len(names):
         raise UserError(f"{file}: two images or two categories have the same id")
     objects, has_scores = _read_annotations(file, content["annotations"], rows, classes, listed)
-    root = images or _image_root(file, listed)
+    root = images or find_image_folder(coco.folder, [image.path for image in listed])
     return LabelSet(file, names, listed, objects, has_scores, root, (), True, rows, classes)
 
 
@@ -211,17 +192,6 @@ def _mask(segmentation: Any, image_hw: tuple[int, int], origin: str) -> Rle | No
     if rle.size != image_hw:
         raise UserError(f"{origin}: its mask is {rle.size[0]} × {rle.size[1]}, its image {image_hw[0]} × {image_hw[1]}")
     return rle
-
-
-def _image_root(file: Path, listed: Sequence[LabelledImage]) -> Path | None:
-    """Return the folder in which most of the images are, or None where none is."""
-    some = listed[:200]
-    counts = {
-        folder: sum((folder / stored_to_path(image.path)).is_file() for image in some)
-        for folder in (file.parent / name for name in IMAGE_FOLDERS)
-    }
-    best = max(counts, key=lambda folder: counts[folder])
-    return best if counts[best] else None
 
 
 def _normalised(origin: Path, names: Iterable[str]) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from pipeline.proof.evaluate import PREFIXES, Comparison, Evaluation
 from pipeline.proof.intervals import RESAMPLES
 from pipeline.proof.pictures import draw_worst
 from pipeline.proof.report_page import render_html
+from pipeline.store.durable import write_file
 
 HTML_NAME, JSON_NAME = "report.html", "report.json"
 
@@ -39,15 +39,10 @@ def write_report(evaluation: Evaluation, folder: str | Path) -> Path:
         raise UserError(f"{folder} is a file; --output must be a folder")
     folder.mkdir(parents=True, exist_ok=True)
     pictures = draw_worst(evaluation)
-    _replace(folder / JSON_NAME, json.dumps(report_values(evaluation), indent=1, allow_nan=False) + "\n")
-    _replace(folder / HTML_NAME, render_html(evaluation, pictures))
+    values = json.dumps(report_values(evaluation), indent=1, allow_nan=False) + "\n"
+    write_file(folder / JSON_NAME, values.encode(), durable=False)
+    write_file(folder / HTML_NAME, render_html(evaluation, pictures).encode(), durable=False)
     return folder / HTML_NAME
-
-
-def _replace(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
 
 
 def report_values(evaluation: Evaluation) -> dict[str, Any]:

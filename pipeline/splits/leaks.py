@@ -1,6 +1,5 @@
 """Leaks: what two sets of images share, although a model that learned from one is to be judged by the other."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.checksums import file_sha256
 from pipeline.errors import UserError
 from pipeline.splits.groups import GroupBy
 from pipeline.splits.perceptual import HashedFiles, nearest
@@ -84,9 +84,8 @@ def _look_at(found: LabelSet, group_by: GroupBy, read_files: bool) -> _Seen:
     groups: dict[str, str] = {}
     for image in found.images:
         if read_files and image.file is not None:
-            with image.file.open("rb") as file:
-                digests.setdefault(image.path, hashlib.file_digest(file, "sha256").hexdigest())
-        if (key := group_by.key(image.path)) is not None:
+            digests.setdefault(image.path, file_sha256(image.file))
+        if (key := group_by.key(image.path, image.video)) is not None:
             groups.setdefault(key, image.path)
     return _Seen(found, digests, hashed, groups)
 

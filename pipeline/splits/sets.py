@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.coco_file import find_image_folder, locate_image, read_coco
 from pipeline.errors import UserError
 from pipeline.export import ExportOptions, export_run
-from pipeline.export.coco import ANNOTATIONS
-from pipeline.export.coco_labels import ANNOTATION_FILES, find_annotations
-from pipeline.lint.document import find_image_folder, locate_image, read_coco
+from pipeline.export.coco_head import read_video_names, video_of
 from pipeline.paths import path_to_image_id
 from pipeline.splits.sides import SplitImage
 from pipeline.store.run import Run, is_run
@@ -50,28 +49,20 @@ def read_set(source: str | Path, images: str | Path | None = None) -> LabelSet:
         raise UserError(f"{images}: no such folder of images")
     if is_run(source):
         return _read_run(source, images)
-    file = _coco_file(source)
-    content = read_coco(file).content
-    names = [_file_name(image, file) for image in content["images"]]
-    folder = Path(images) if images is not None else find_image_folder(file, names)
-    return LabelSet(source, content, _split_images(content, names, folder))
+    coco = read_coco(source)
+    names = [_file_name(image, source) for image in coco.content["images"]]
+    folder = Path(images) if images is not None else find_image_folder(coco.folder, names)
+    return LabelSet(source, coco.content, _split_images(coco.content, names, folder))
 
 
 def _read_run(source: Path, images: str | Path | None) -> LabelSet:
     """Read a run through its COCO export, so that ids are those of an export of the whole run."""
     with tempfile.TemporaryDirectory(prefix="groundlabel-split-") as temporary:
         written = export_run(source, Path(temporary) / "coco", "coco", ExportOptions(images="none"))
-        content = read_coco(written.output / ANNOTATIONS).content
+        content = read_coco(written.output).content
     folder = Path(images) if images is not None else Run.open(source).images_root
     names = [_file_name(image, source) for image in content["images"]]
     return LabelSet(source, content, _split_images(content, names, folder))
-
-
-def _coco_file(source: Path) -> Path:
-    found = find_annotations(source) if source.is_dir() else source
-    if found is None:
-        raise UserError(f"{source}: neither a run nor an export: it has no {' or '.join(ANNOTATION_FILES)}")
-    return found
 
 
 def _file_name(image: Any, source: Path) -> str:
@@ -92,12 +83,13 @@ def _split_images(content: Mapping[str, Any], names: Sequence[str], folder: Path
             category_id = annotation.get("category_id")
             name = categories.get(category_id) if isinstance(category_id, int | str) else None
             classes[annotation["image_id"]].append(f"category {category_id}" if name is None else name)
+    videos = read_video_names(content.get("videos"))
     found = []
     for image, name in zip(content["images"], names, strict=True):
         given = image.get("groundlabel_id")
         image_id = given if isinstance(given, str) and given else path_to_image_id(name)
         file = locate_image(folder, name) if folder is not None else None
-        found.append(SplitImage(image_id, name, tuple(classes[image["id"]]), file))
+        found.append(SplitImage(image_id, name, tuple(classes[image["id"]]), file, video_of(image, videos)))
     return tuple(found)
 
 

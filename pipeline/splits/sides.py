@@ -34,12 +34,14 @@ class SplitImage:
         path: Relative, with "/" between its parts; what groups are read from.
         classes: The class of each of its objects; may be empty.
         file: The image file; None where there is none to look at.
+        video: What the labels name as the video that it is a frame of; None where they name none.
     """
 
     image_id: str
     path: str
     classes: tuple[str, ...] = ()
     file: Path | None = None
+    video: str | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class SplitSettings:
     Attributes:
         shares: Of train, val and, where there are three, test; two or three numbers from 0 up, whatever their sum.
         seed: 0 or more; None takes the one of many that spreads the classes best (see `pipeline.splits.balance`).
-        group_by: "", "folder" or "regex:PATTERN" (see `pipeline.splits.groups`).
+        group_by: "", "folder", "video" or "regex:PATTERN" (see `pipeline.splits.groups`).
         near_duplicates: Bits of 128 in which near-duplicates may differ; None looks at no image file.
 
     Raises:
@@ -122,12 +124,14 @@ def assign_sides(images: Sequence[SplitImage], settings: SplitSettings) -> dict[
     return split_images(images, settings).sides
 
 
-def split_images(images: Sequence[SplitImage], settings: SplitSettings) -> Split:
+def split_images(images: Sequence[SplitImage], settings: SplitSettings, alike: Sequence[tuple[str, str]] = ()) -> Split:
     """Put each image on a side.
 
     Args:
         images: In any order; images of one id are one image.
         settings: How.
+        alike: Pairs of image ids that are near-duplicates by what a detector saw in them
+            (`pipeline.image_features`); ids that are none of the images' are passed over.
 
     Raises:
         UserError: There are no images, or near-duplicates are to be found and files are missing.
@@ -142,11 +146,12 @@ def split_images(images: Sequence[SplitImage], settings: SplitSettings) -> Split
     first: dict[str, int] = {}
     same_id = [(unit, first.setdefault(image.image_id, unit)) for unit, image in zip(units, images, strict=True)]
     links = [np.array(same_id, np.int64)]
-    similar = 0
+    rows = {image.image_id: row for row, image in enumerate(images)}
+    near = [[rows[one], rows[other]] for one, other in alike if one in rows and other in rows]
     if hashed is not None and settings.near_duplicates is not None:
-        near = hashed.rows[near_links(hashed.hashes, settings.near_duplicates)]
-        similar = len(np.unique(near))
-        links.append(units[near])
+        near += hashed.rows[near_links(hashed.hashes, settings.near_duplicates)].tolist()
+    near_rows = np.array(near, np.int64).reshape(-1, 2)
+    links.append(units[near_rows])
     sets = connect(len(names), np.concatenate(links))
     draws = _anchors(names, sets)[sets[units]]
     seed = settings.seed
@@ -158,7 +163,7 @@ def split_images(images: Sequence[SplitImage], settings: SplitSettings) -> Split
         seed,
         int(sets.max()) + 1,
         int(np.bincount(sets[units]).max()),
-        similar,
+        len(np.unique(near_rows)),
         tuple(ungrouped),
         hashed.unread if hashed is not None else (),
     )
@@ -174,7 +179,8 @@ def hash_present_files(images: Sequence[SplitImage]) -> HashedFiles:
     if missing:
         raise UserError(
             f"{len(missing)} of {len(images)} image files are not there (first: {missing[0]}), so near-duplicates "
-            "cannot be found; say where the images are with --images, or do without by --near-duplicates off"
+            "cannot be found; say where the images are (--images of split, --images-root of export), "
+            "or do without by --near-duplicates off"
         )
     return hash_files([(image.path, image.file) for image in images if image.file is not None])
 
@@ -184,7 +190,7 @@ def _group_keys(images: Sequence[SplitImage], settings: SplitSettings) -> tuple[
     group_by = GroupBy.parse(settings.group_by)
     keys, ungrouped = [], []
     for image in images:
-        group = group_by.key(image.path)
+        group = group_by.key(image.path, image.video)
         keys.append(f"image:{image.image_id}" if group is None else f"group:{group}")
         if group is None and settings.group_by:
             ungrouped.append(image.path)
