@@ -1,6 +1,7 @@
 """Why a box is missing: one image of a run, labelled again with each box and the reason that it went."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,12 +73,15 @@ class Explanation:
     config: AnnotateConfig
 
 
-def explain(folder: str | Path, image: str) -> Explanation:
+def explain(
+    folder: str | Path, image: str, load: Callable[[AnnotateConfig, Ontology], Stages] | None = None
+) -> Explanation:
     """Label one image of a run again and say what became of each box that the detector found.
 
     Args:
         folder: The run.
         image: Path of the image below the run's image folder, or the end of one, or a path to the file.
+        load: Loads the models, where somebody keeps them for several images; None loads them for this one.
 
     Raises:
         UserError: There is no such run or image, the image or the models are gone or cannot be read, or the models
@@ -101,15 +105,24 @@ def explain(folder: str | Path, image: str) -> Explanation:
     except UnreadableImageError as error:
         raise UserError(f"{path}: {error}") from error
     try:
-        annotator = build_annotator(config, run.ontology)
+        stages = (load or load_stages)(config, run.ontology)
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error
-    try:
-        boxes, tiles = _explain(annotator.stages, pixels, run.ontology)
-    finally:
-        annotator.close()
+    boxes, tiles = _explain(stages, pixels, run.ontology)
     kept = sum(not box.reason for box in boxes)
     return Explanation(ref.path, (pixels.shape[0], pixels.shape[1]), tiles, boxes, kept, recorded, config)
+
+
+def load_stages(config: AnnotateConfig, ontology: Ontology) -> Stages:
+    """Load the models of a config, for images that are decoded elsewhere.
+
+    Raises:
+        ValueError: A model, prompt or option does not fit.
+        FileNotFoundError: Weights are not on this machine.
+    """
+    annotator = build_annotator(config, ontology)
+    annotator.close()
+    return annotator.stages
 
 
 def _find(run: Run, image: str) -> tuple[ImageRef, int | None]:

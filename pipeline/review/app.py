@@ -14,6 +14,7 @@ from typing import Self
 
 from pipeline.errors import UserError
 from pipeline.review import keeper
+from pipeline.review.plugin_folder import PLUGINS_VARIABLE, link_plugins
 
 DEFAULT_PORT = 5151
 _START_SECONDS = 120
@@ -76,7 +77,10 @@ class AppServer:
         self.port: int = listener.getsockname()[1]
 
     def __enter__(self) -> Self:
+        import fiftyone as fo
+
         handed = self._listener.fileno()
+        plugins = link_plugins(fo.config.plugins_dir)
         self._output = tempfile.TemporaryFile()
         with self._listener:
             self._child = subprocess.Popen(
@@ -85,6 +89,7 @@ class AppServer:
                 stdout=self._output,
                 stderr=self._output,
                 pass_fds=[handed],
+                env={**os.environ, PLUGINS_VARIABLE: str(plugins)},
                 start_new_session=True,
             )
         return self

@@ -34,7 +34,7 @@ _ZLIB_LEVEL = 1
 _OURS = frozenset(
     (
         *("_id", "_cls", "attributes", "tags", "label", "bounding_box", "mask", "mask_path", "confidence", "index"),
-        *("object_id", "class_id", "prompt", "mask_score", "detector_box", "doubt", "instance"),
+        *("object_id", "class_id", "prompt", "mask_score", "detector_box", "doubt", "found_by", "instance"),
         *("points", "closed", "filled"),
     )
 )
@@ -186,7 +186,7 @@ def document_to_object(
         document: As MongoDB has it.
         key: The id that its object gets.
         image_hw: (height, width) of its image.
-        known: The object as it was before; its scores, prompt and detector's box stay.
+        known: The object as it was before; its score, prompt and detector's box stay.
         shape_is_known: Box and mask are as they were.
 
     Returns:
@@ -201,7 +201,9 @@ def document_to_object(
         return None
     box, mask = shape
     if known is not None:
-        return replace(known, class_name=label, box_xyxy=box, mask=mask, tags=tags, attributes=attributes)
+        mask_score = document.get("mask_score", known.mask_score)
+        shown = replace(known, class_name=label, box_xyxy=box, mask=mask, mask_score=mask_score)
+        return replace(shown, tags=tags, attributes=attributes)
     score = document.get("confidence")
     detector_box = document.get("detector_box")
     return ReviewedObject(

@@ -17,10 +17,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.image_features import read_vectors
 from pipeline.queues import QueueColumns, score_images
 from pipeline.records import AnnotatedImage, FailedImage
 from pipeline.review import schema
 from pipeline.review.database import REACH_SECONDS
+from pipeline.review.likeness import write_likeness
 from pipeline.review.mongod import cache_folder
 from pipeline.review.present import PresentImages
 from pipeline.review.schema import dataset_name
@@ -105,6 +107,7 @@ def ingest(run: Run, progress: Callable[[int], None] | None = None, looks: int =
                 progress(images)
         gone = _tag_gone(dataset, seen)
         write_queues(dataset, score_images(columns))
+        write_likeness(dataset, read_vectors(run))
         _finish(dataset, run)
         deleted = sum(layer.images[image_id].deleted for image_id in seen & layer.images.keys())
         return IngestResult(

@@ -207,6 +207,7 @@ def serve_app(parent: int, listener: int) -> int:
     if os.getppid() != parent:
         return 1
     os.environ["FIFTYONE_SERVER"] = "1"
+    sys.path.append(str(Path(__file__).parents[2]))  # where our plugin finds the project, installed or not
     from fiftyone.server.app import app
     from fiftyone.server.events import set_port
     from hypercorn.asyncio import serve

@@ -11,6 +11,7 @@ from models.ontology import Ontology
 PREDICTIONS = "predictions"
 PROPOSALS = "proposals"
 POLYGONS = "polygons"
+FOUND_BY = "found_by"
 LABEL_FIELDS = (PREDICTIONS, PROPOSALS, POLYGONS)
 FAILED_TAG = "failed"
 GONE_TAG = "not_in_run"
@@ -30,6 +31,8 @@ SAMPLE_FIELDS = {
     "conflict": ("FloatField", "Highest overlap of two objects, or with a proposal of another class, 0 to 1"),
     "odd_shape": ("FloatField", "How unlike its class the oddest object's shape is, 0 to 1"),
     "likely_missed": ("FloatField", "How likely an object was missed, 0 to 1"),
+    "duplicate_group": ("IntField", "Images of one number are near-duplicates; none where an image has none"),
+    "difference_rank": ("IntField", "Place among the images that differ most from each other, 1 first"),
 }
 DETECTION_FIELDS = {
     "object_id": ("StringField", "The run's instance_id; FiftyOne keeps that name for itself"),
@@ -38,6 +41,7 @@ DETECTION_FIELDS = {
     "mask_score": ("FloatField", "The segmenter's predicted IoU of the mask"),
     "detector_box": ("ListField", "The detector's box, which need not hold the mask: x1 y1 x2 y2 in pixels"),
     "doubt": ("FloatField", "How likely the label is wrong, by all signs together, 0 to 1"),
+    FOUND_BY: ("StringField", "What the App was asked that found the object; none where the run found it"),
 }
 _LABELS = {
     PREDICTIONS: ("Detections", "The objects: mask, class, scores; a person's changes stay"),

@@ -17,6 +17,7 @@ from pipeline.looks import read_looks
 from pipeline.queues import QueueColumns
 from pipeline.records import FailedImage, Record
 from pipeline.review import schema
+from pipeline.review.asked import asked_proposals, still_open
 from pipeline.review.documents import document_key, object_to_document, signature
 from pipeline.review.mongod import cache_folder
 from pipeline.review.schema import POLYGONS, PREDICTIONS, PROPOSALS
@@ -40,6 +41,7 @@ class _Present:
     tags: tuple[str, ...]
     polygons: frozenset[str]
     label_ids: Mapping[str, Any]
+    asked: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ class Upsert:
         """Return the samples of some images, by image id; one with the same file but another id counts."""
         ids = [row.record.image_id for row in rows]
         either = [{"image_id": {"$in": ids}}, {"filepath": {"$in": [row.filepath for row in rows]}}]
-        names = ("image_id", "filepath", "written", "tags", f"{POLYGONS}.polylines._id")
+        names = ("image_id", "filepath", "written", "tags", f"{POLYGONS}.polylines._id", PROPOSALS)
         keys = (f"{PREDICTIONS}.detections._id", f"{PREDICTIONS}.detections.object_id")
         by_id, by_path = {}, {}
         for found in self._collection.find({"$or": either}, dict.fromkeys([*names, *keys], 1)):
@@ -160,6 +162,7 @@ class Upsert:
                 tuple(found.get("tags") or ()),
                 frozenset(labels_of(found, POLYGONS)),
                 {key: label["_id"] for key, label in labels.items()},
+                asked_proposals((found.get(PROPOSALS) or {}).get("detections") or ()),
             )
             by_id[sample.image_id], by_path[sample.filepath] = sample, sample
         paths = {row.record.image_id: row.filepath for row in rows}
@@ -209,7 +212,9 @@ class Upsert:
         tags = row.state.tags if row.state is not None else own_tags(sample.tags)
         kept = [found for found in row.objects if found.object_id not in sample.polygons]
         predictions = self._labels(row, kept, sample.label_ids)
-        proposals = self._labels(row, row.proposals, {})
+        removed = row.state.removed if row.state is not None else ()
+        asked = still_open(sample.asked, record, row.image_hw, (*row.objects, *row.proposals), removed)
+        proposals = [*self._labels(row, row.proposals, {}), *asked]
         signs = {PREDICTIONS: _signs(predictions), PROPOSALS: _signs(proposals)}
         if sample.written is not None:
             signs[POLYGONS] = dict(sample.written.labels.get(POLYGONS, {}))

@@ -16,7 +16,7 @@ def object_changes(
     Args:
         image: Whose object it is.
         before: The object as it was.
-        after: The object as it is; its origin, scores and prompt do not count.
+        after: The object as it is; its origin, score and prompt do not count, its mask score where the mask differs.
         brushed: A mask that differs was changed itself; else it only went along with the box.
     """
     moved: dict[str, object] = {"box_xyxy": after.box_xyxy}
@@ -33,6 +33,8 @@ def object_changes(
     for kind, values in steps:
         if all(getattr(current, name) == value for name, value in values.items()):
             continue
+        if values.get("mask", current.mask) != current.mask:
+            values["mask_score"] = after.mask_score
         if kind in (Kind.RELABELLED, Kind.BOX, Kind.MASK):
             values["origin"] = _TOUCHED.get(current.origin, current.origin)
         changed: ReviewedObject = replace(current, **values)  # type: ignore[arg-type]

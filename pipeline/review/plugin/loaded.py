@@ -1,0 +1,106 @@
+"""Models that stay loaded between operators of one App, and images decoded as a run decodes them."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from models.interfaces import Image, Segmenter
+from models.ontology import Ontology
+from pipeline.config import AnnotateConfig
+from pipeline.errors import UserError
+from pipeline.explain import load_stages
+from pipeline.images import UnreadableImageError, read_image
+from pipeline.run import make_parts
+from pipeline.stages import Stages
+from pipeline.store.fingerprint import describe_differences
+from pipeline.store.output import settings_to_config
+from pipeline.store.run import Run
+
+_MOST_HELD = 3
+_held: OrderedDict[Any, Any] = OrderedDict()
+_lock = threading.RLock()
+
+
+def config_of(run: Run) -> AnnotateConfig:
+    """Return the options that a run was made with.
+
+    Raises:
+        UserError: It was made with an option that this version does not know.
+    """
+    return settings_to_config(run.settings, AnnotateConfig())
+
+
+def check_same_models(run: Run, config: AnnotateConfig) -> None:
+    """Refuse to go on with other models than a run was made with.
+
+    Raises:
+        UserError: The models of the run are gone, or are others by now.
+    """
+    _, parts = make_parts(config, run.ontology)
+    if lines := describe_differences(run.settings["parts"], parts):
+        listed = "\n  ".join(lines)
+        raise UserError(f"{run.folder}: its labels were made in another way than this machine would now:\n  {listed}")
+
+
+def stages_of(config: AnnotateConfig, ontology: Ontology) -> Stages:
+    """Return detector, filters and segmenter of a config; the last ones that were asked for stay loaded.
+
+    Raises:
+        UserError: A model, prompt or option does not fit, or weights are not on this machine.
+    """
+    found: Stages = _hold((config, ontology), lambda: load_stages(config, ontology))
+    return found
+
+
+def segmenter_of(config: AnnotateConfig) -> Segmenter:
+    """Return the segmenter of a config, likewise.
+
+    Raises:
+        UserError: The config has none, or its weights are not on this machine.
+    """
+    if config.mask == "none":
+        raise UserError("the run was made with --mask none: it has no segmenter")
+
+    def load() -> Segmenter:
+        from models.zoo import load_segmenter
+
+        return load_segmenter(config.segmenter, device=config.device, multimask=config.multimask)
+
+    found: Segmenter = _hold((config.segmenter, config.device, config.multimask), load)
+    return found
+
+
+def _hold(key: Any, load: Callable[[], Any]) -> Any:
+    with _lock:
+        if key not in _held:
+            while len(_held) >= _MOST_HELD:
+                _held.popitem(last=False)
+            try:
+                _held[key] = load()
+            except (ValueError, OSError) as error:
+                raise UserError(str(error)) from error
+        _held.move_to_end(key)
+        return _held[key]
+
+
+def with_threshold(config: AnnotateConfig, ontology: Ontology, box_threshold: float) -> tuple[AnnotateConfig, Ontology]:
+    """Return a config and an ontology in which one box threshold is that of all classes."""
+    classes = tuple(replace(spec, box_threshold=None) for spec in ontology.classes)
+    return config.merged({"box_threshold": box_threshold}), replace(ontology, classes=classes)
+
+
+def threshold_of(run: Run, config: AnnotateConfig, class_name: str) -> float:
+    """Return the box threshold that a class of a run was labelled with."""
+    own = next((spec.box_threshold for spec in run.ontology.classes if spec.name == class_name), None)
+    return config.box_threshold if own is None else own
+
+
+def read_pixels(path: str | Path, config: AnnotateConfig) -> Image | None:
+    """Return an image as the models see it; None where it cannot be read."""
+    try:
+        return read_image(path, config.pixels)
+    except UnreadableImageError:
+        return None

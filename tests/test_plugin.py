@@ -1,0 +1,171 @@
+"""The plugin of the App: each operator through FiftyOne's executor, on a run of the bundled models."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config import AnnotateConfig
+from pipeline.review.plugin.panel import progress_text
+from pipeline.review.plugin.progress import review_progress
+from pipeline.review.schema import PREDICTIONS, PROPOSALS
+from pipeline.reviewed.changes import ACCEPTED_TAG, REJECTED_TAG
+from tests.plugin_runs import Reviewed, reviewed_run, save_scenes
+from tests.review_runs import needs_mongod
+
+pytestmark = [
+    needs_mongod,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
+    pytest.mark.timeout(600),
+]
+
+
+@pytest.fixture(scope="module")
+def review(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reviewed]:
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("plugin")
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        patch.delenv("FIFTYONE_DATABASE_URI", raising=False)
+        config = AnnotateConfig(device="cpu", box_threshold=0.2, nms_iou=0.5, agnostic_nms_iou=0.5)
+        with reviewed_run(folder, save_scenes(folder / "photos", 5), config) as found:
+            yield found
+
+
+@pytest.fixture
+def fresh(review: Reviewed) -> Iterator[Reviewed]:
+    """The same, with every step of a test taken back at its end."""
+    before = labels_shown(review)
+    yield review
+    while review.said("undo") != "There is nothing to take back.":
+        pass
+    assert labels_shown(review) == before
+
+
+def labels_shown(review: Reviewed) -> dict[str, Any]:
+    """Return all that the plugin may change, by path."""
+    review.dataset.reload()
+    return {
+        sample["path"]: (
+            sorted(sample.tags),
+            {
+                field: [
+                    (label.id, label.label, sorted(label.tags), label.bounding_box, label.mask.tobytes())
+                    for label in (sample[field].detections if sample[field] else [])
+                ]
+                for field in (PREDICTIONS, PROPOSALS)
+            },
+        )
+        for sample in review.dataset
+    }
+
+
+def select(sample: Any, row: int, field: str = PREDICTIONS) -> list[dict[str, str]]:
+    label = sample[field].detections[row]
+    return [{"sample_id": sample.id, "field": field, "label_id": label.id}]
+
+
+def tags_of(review: Reviewed, field: str = PREDICTIONS) -> dict[str, list[str]]:
+    review.dataset.reload()
+    return {label.id: label.tags for sample in review.dataset if sample[field] for label in sample[field].detections}
+
+
+def test_fiftyone_finds_the_plugin_without_errors(review: Reviewed) -> None:
+    import fiftyone.operators.registry as registry
+    import fiftyone.plugins as fop
+
+    (found,) = [plugin for plugin in fop.list_plugins() if plugin.name == "@groundlabel/review"]
+    operators = registry.OperatorRegistry()
+    assert operators.list_errors() == []
+    for name in found.operators:
+        assert operators.operator_exists(f"@groundlabel/review/{name}"), name
+
+
+def test_the_users_own_plugins_are_still_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fiftyone as fo
+    import fiftyone.plugins as fop
+
+    from pipeline.review.plugin_folder import link_plugins
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    own = tmp_path / "plugins" / "theirs"
+    own.mkdir(parents=True)
+    (own / "fiftyone.yml").write_text("name: '@user/theirs'\n")
+    monkeypatch.setattr(fo.config, "plugins_dir", str(link_plugins(str(own.parent))))
+    assert {"@user/theirs", "@groundlabel/review"} <= {plugin.name for plugin in fop.list_plugins()}
+
+
+def test_accept_and_reject_labels_and_undo(fresh: Reviewed) -> None:
+    sample = fresh.dataset.first()
+    first, second = (sample[PREDICTIONS].detections[row].id for row in (0, 1))
+    fresh.execute("accept", selected_labels=select(sample, 0))
+    fresh.execute("reject", selected_labels=select(sample, 1))
+    assert tags_of(fresh)[first] == [ACCEPTED_TAG]
+    assert tags_of(fresh)[second] == [REJECTED_TAG]
+    fresh.execute("reject", selected_labels=select(sample, 0))
+    assert tags_of(fresh)[first] == [REJECTED_TAG]
+    fresh.execute("undo")
+    assert tags_of(fresh)[first] == [ACCEPTED_TAG]
+    fresh.sync()
+    tags = {found.object_id: found.tags for found in fresh.state(sample["path"]).objects or ()}
+    assert sorted(tags.values()).count((REJECTED_TAG,)) == 1
+
+
+def test_accept_and_reject_images_and_patches(fresh: Reviewed) -> None:
+    one, two = fresh.dataset.values("id")[:2]
+    fresh.execute("accept", selected=[one])
+    fresh.execute("reject", selected=[one, two])
+    samples = {sample.id: sample for sample in fresh.dataset}
+    for sample_id in (one, two):
+        assert ACCEPTED_TAG not in samples[sample_id].tags
+        assert all(REJECTED_TAG in label.tags for label in samples[sample_id][PREDICTIONS].detections)
+    patches = fresh.dataset.to_patches(PREDICTIONS)
+    third = patches.match({"sample_id": {"$nin": [samples[one]._id, samples[two]._id]}}).first()
+    fresh.execute("accept", view=patches, selected=[third.id])
+    assert tags_of(fresh)[third[PREDICTIONS].id] == [ACCEPTED_TAG]
+    patches.reload()
+
+
+def test_nothing_selected_is_said(review: Reviewed) -> None:
+    assert review.said("accept").startswith("nothing is selected")
+
+
+def test_explain_names_prompt_scores_and_what_was_beaten(review: Reviewed) -> None:
+    sample = review.dataset.first()
+    label = sample[PREDICTIONS].detections[0]
+    text = review.execute("explain_box", selected_labels=select(sample, 0)).result["output"]
+    assert f"| prompt | {label['prompt']} |" in text
+    assert f"| score | {label.confidence:.2f} |" in text
+    assert f"| mask score | {label['mask_score']:.2f} |" in text
+    assert "Detector `tiny`, segmenter `tiny-sam`" in text
+    texts = [
+        review.execute("explain_box", selected_labels=select(sample, row)).result["output"]
+        for row in range(len(sample[PREDICTIONS].detections))
+    ]
+    assert any("NMS: overlaps a stronger box" in text for text in texts)
+    assert review.said("explain_box", selected=[sample.id]).startswith("select one label")
+
+
+def test_the_panel_counts_images_agreement_and_time(fresh: Reviewed) -> None:
+    sample = fresh.dataset.last()
+    labels = sample[PREDICTIONS].detections
+    fresh.execute("reject", selected_labels=select(sample, 0))
+    fresh.execute("accept", selected=[sample.id])
+    fresh.sync()
+    progress = review_progress(fresh.dataset, fresh.run)
+    assert (progress.images, progress.accepted) == (5, 1)
+    assert progress.seconds_left is None, "one image tells no pace"
+    assert sum(found.wrong for found in progress.classes) == 1
+    assert sum(found.left for found in progress.classes) == len(labels) - 1
+    fresh.execute("accept", selected=fresh.dataset.values("id"))
+    progress = review_progress(fresh.dataset, fresh.run)
+    assert (progress.accepted, progress.seconds_left) == (5, 0.0)
+    text = progress_text(fresh.dataset)
+    assert "**5 of 5 images accepted** (100%)" in text
+    assert f"| {labels[0].label} |" in text
+
+
+def test_a_dataset_of_no_run_is_said(review: Reviewed) -> None:
+    other = review.fo.Dataset()
+    assert "is of no run" in progress_text(other)
+    other.delete()
