@@ -240,7 +240,8 @@ def test_corrections_that_came_with_the_folder_reach_the_dataset(fiftyone: Any, 
     run = write_run(tmp_path, [a_photo("a.png"), a_photo("b.png")])
     dataset = fiftyone.load_dataset(ingest.ingest(Run.open(run)).dataset)
     content = coco_of(run, tmp_path)
-    content["annotations"] = [row for row in content["annotations"] if row["image_id"] == 1][:2]
+    first = content["images"][0]["id"]
+    content["annotations"] = [row for row in content["annotations"] if row["image_id"] == first][:2]
     content["annotations"][0]["category_id"] = 2
     write_coco(tmp_path / "edited.json", content)
     sample = dataset.one({"path": "a.png"})
