@@ -36,8 +36,8 @@ class Detections:
         scores: (N,) float32 in [0, 1], the detector's.
         class_ids: (N,) int64, ids of `Ontology.classes`, from 1; 0 for a box that a negative prompt took.
         prompt_ids: (N,) int64, indices into `Ontology.prompts`, from 0.
-        image_feature: (D,) float32, what the detector makes of the whole image: like images have features of like
-            direction. None where it makes nothing of it.
+        image_feature: (D,) float32 of unit length, what the detector makes of the whole image: like images have
+            features of like direction. None where it makes nothing of it.
 
     Raises:
         ValueError: A shape does not fit, a number is not finite or a score is outside [0, 1].

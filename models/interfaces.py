@@ -36,6 +36,20 @@ class Detector(Protocol):
         """
 
 
+class RankingDetector(Detector, Protocol):
+    """A detector with a cheap first look that tells which classes are likely."""
+
+    def rank_classes(self, images: Sequence[Image]) -> list[NDArray[np.int64]]:
+        """Say in which order a prefilter would leave the classes of images of one resized size.
+
+        Returns:
+            An array (C + 1,) an image: the place of each class by its id, from 1 for the likeliest.
+
+        Raises:
+            ValueError: The detector has no first look.
+        """
+
+
 class Segmenter(Protocol):
     """Turns the boxes of one image into masks."""
 

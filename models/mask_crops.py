@@ -1,5 +1,7 @@
 """Masks as crops of their image: run lengths straight from a crop and back, without an array of the image's size."""
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
@@ -27,22 +29,49 @@ def crop_to_rle(crop: NDArray[np.bool_], left: int, top: int, image_hw: tuple[in
     Raises:
         ValueError: The crop reaches beyond the image.
     """
+    return strips_to_rle([crop], left, top, image_hw)
+
+
+def strips_to_rle(strips: Iterable[NDArray[np.bool_]], left: int, top: int, image_hw: tuple[int, int]) -> Rle:
+    """Encode a mask that is given as crops side by side, one at a time; otherwise as `crop_to_rle`.
+
+    Args:
+        strips: (h, w) bool each, from left to right, h the same.
+        left: The first column of the first strip in the image, pixels.
+        top: The first row of all, likewise.
+        image_hw: The image's (height, width), both positive.
+
+    Raises:
+        ValueError: A strip reaches beyond the image.
+    """
     height, width = image_hw
+    parts = [np.zeros(0, np.int64)]
+    for strip in strips:
+        rows, columns = strip.shape
+        if strip.size and (left < 0 or top < 0 or left + columns > width or top + rows > height):
+            raise ValueError(f"a crop of {rows} × {columns} at row {top}, column {left} is not inside {image_hw}")
+        parts.append(_run_edges(strip, left, top, height))
+        left += columns
+    edges = np.concatenate(parts)
+    joints = np.flatnonzero(edges[1:] == edges[:-1])  # a run from the bottom of one strip goes on at the next one's top
+    edges = np.delete(edges, np.concatenate([joints, joints + 1]))
+    counts = np.diff(edges, prepend=0, append=height * width)
+    if len(counts) > 1 and counts[-1] == 0:
+        counts = counts[:-1]
+    packed = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    return Rle((height, width), packed["counts"])
+
+
+def _run_edges(crop: NDArray[np.bool_], left: int, top: int, height: int) -> NDArray[np.int64]:
+    """Return where runs of ones begin and end, in turn, in an image of this height that is read by columns."""
     rows, columns = crop.shape
-    if crop.size and (left < 0 or top < 0 or left + columns > width or top + rows > height):
-        raise ValueError(f"a crop of {rows} × {columns} at row {top}, column {left} is not inside {image_hw}")
     stride = rows
     if rows < height:  # a row of zeros below ends each run in its own column
         stride += 1
         crop = np.concatenate([crop, np.zeros((1, columns), dtype=bool)])
     flat = np.ravel(crop, order="F").view(np.int8)
     edges = np.flatnonzero(np.diff(flat, prepend=np.int8(0), append=np.int8(0)))
-    ends = (left + edges // max(stride, 1)) * height + top + edges % max(stride, 1)
-    counts = np.diff(ends, prepend=0, append=height * width)
-    if len(counts) > 1 and counts[-1] == 0:
-        counts = counts[:-1]
-    packed = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
-    return Rle((height, width), packed["counts"])
+    return np.asarray((left + edges // max(stride, 1)) * height + top + edges % max(stride, 1), np.int64)
 
 
 def run_lengths(counts: bytes) -> NDArray[np.int64]:

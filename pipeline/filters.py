@@ -127,11 +127,10 @@ def judge_detections(detections: Detections, settings: FilterSettings) -> Verdic
         ("border", touches_border(detections, settings.border_margin)),
     ):
         reasons[goes & (reasons == "")] = reason
-    agnostic_iou = min(settings.agnostic_nms_iou, settings.nms_iou if settings.class_agnostic else 1.0)
     left = np.flatnonzero(reasons == "")
     stronger: tuple[tuple[str, Callable[[Detections], NDArray[np.int64]]], ...] = (
         ("overlap", partial(suppressed_by, iou=settings.nms_iou)),
-        ("overlap of classes", partial(suppressed_by, iou=agnostic_iou, class_agnostic=True)),
+        ("overlap of classes", partial(suppressed_by, iou=settings.agnostic_nms_iou, class_agnostic=True)),
         ("contained", partial(contained_in, max_share=settings.max_contained)),
     )
     for reason, find in stronger:

@@ -5,7 +5,7 @@
 - Only regular files are opened: a pipe, socket or device is a failure, and nothing waits for it.
 - The EXIF orientation is applied, so width and height are those of the upright image.
 - The first frame of an animation or of many pages is taken.
-- Transparent pixels lie on white (`BACKGROUND`). CMYK, palette, grey and other colour modes become RGB.
+- Transparent pixels lie on white (`pipeline.colour`). CMYK, palette, grey and other colour modes become RGB.
 - 16-bit grey is scaled, not clipped: 65535 becomes 255. Where the largest value is below 4096 (1024), the image is
   taken for 12 (10) bits and 4095 (1023) becomes 255. Floats in [0, 1] are multiplied by 255; other floats and 32-bit
   integers are stretched from their smallest to their largest finite value.
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from models.interfaces import Image as RgbImage
+from pipeline.colour import LARGE_BYTES, hold_in_one_piece, to_rgb
 
 FORMATS = (
     *("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF"),
@@ -32,15 +33,9 @@ FORMATS = (
 )
 """Pillow's names of the formats that are read."""
 
-BACKGROUND = (255, 255, 255)
-"""What shows through transparent pixels: white."""
-
 DEFAULT_PIXEL_LIMIT = 100_000_000
-"""Pixels; an image of this size takes 300 MB as RGB, and for a moment 400 MB beside that."""
+"""Pixels; an image of this size takes 400 MB, and some formats take as much again while they are decoded."""
 
-_BAND_PIXELS = 4_000_000
-_BLOCK_BYTES = 64 * 1024**2
-"""Pillow's blocks of pixels: of its own 16 MB, malloc keeps those of a large image in each thread that decoded one."""
 _ORIENTATION_TAG = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
 _TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
@@ -74,7 +69,7 @@ def prepare_decoding(pixel_limit: int = DEFAULT_PIXEL_LIMIT) -> None:
         pixel_limit: Pixels. Pillow refuses twice as many by itself, also for images inside of other formats.
     """
     Image.init()
-    Image.core.set_block_size(_BLOCK_BYTES)  # type: ignore[attr-defined]  # documented by Pillow, without a stub
+    hold_in_one_piece()
     Image.MAX_IMAGE_PIXELS = max(pixel_limit, 1)
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -87,7 +82,8 @@ def read_image(path: str | os.PathLike[str], pixel_limit: int = DEFAULT_PIXEL_LI
         pixel_limit: Most pixels that are decoded.
 
     Returns:
-        (H, W, 3) uint8 RGB with the EXIF orientation applied.
+        (H, W, 3) uint8 RGB with the EXIF orientation applied; a view that cannot be written to where the image is
+        large (`pipeline.colour.to_rgb`).
 
     Raises:
         UnreadableImageError: The file cannot be opened, is no image or not a whole one, or has too many pixels.
@@ -99,9 +95,11 @@ def read_image(path: str | os.PathLike[str], pixel_limit: int = DEFAULT_PIXEL_LI
                 raise UnreadableImageError(_too_many_pixels(f"{width} × {height}", pixel_limit))
             image.load()
             turn = _find_turn(image)
-            pixels = _to_rgb(image)
-            image.close()  # its pixels go before the turned copy comes
-        return pixels if turn is None else np.ascontiguousarray(turn(pixels))
+            if image.mode == "LAB":
+                raise UnreadableImageError("the colour mode LAB is not supported; convert the file to RGB")
+            pixels = to_rgb(image)
+        upright = pixels if turn is None else turn(pixels)
+        return upright if pixels.nbytes > LARGE_BYTES else np.ascontiguousarray(upright)
     except UnreadableImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -183,57 +181,3 @@ def _find_turn(image: Image.Image) -> Callable[[NDArray[Any]], NDArray[Any]] | N
         return _TURNS.get(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:  # Pillow's EXIF reader raises nearly anything on broken data
         return None
-
-
-def _to_rgb(image: Image.Image) -> RgbImage:
-    mode = image.mode
-    if mode.startswith("I;16"):
-        return _grey_to_rgb(_scale_16_bit(np.asarray(image).astype(np.float32)))
-    if mode == "I":
-        values = np.asarray(image).astype(np.float64)
-        in_16_bit = values.min() >= 0 and values.max() <= 65535
-        return _grey_to_rgb(_scale_16_bit(values) if in_16_bit else _stretch(values))
-    if mode == "F":
-        values = np.asarray(image).astype(np.float64)
-        finite = values[np.isfinite(values)]
-        in_unit = finite.size > 0 and finite.min() >= 0 and finite.max() <= 1
-        return _grey_to_rgb(np.nan_to_num(values, nan=0, posinf=1, neginf=0) * 255 if in_unit else _stretch(values))
-    if mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        ground = Image.new("RGBA", layer.size, (*BACKGROUND, 255))
-        return _copy_rgb(Image.alpha_composite(ground, layer).convert("RGB"))
-    if mode == "LAB":
-        raise UnreadableImageError("the colour mode LAB is not supported; convert the file to RGB")
-    return _copy_rgb(image if mode == "RGB" else image.convert("RGB"))
-
-
-def _copy_rgb(image: Image.Image) -> RgbImage:
-    """Copy the pixels of an RGB image band by band: at once, they would be in memory twice beside Pillow's own."""
-    width, height = image.size
-    pixels = np.empty((height, width, 3), np.uint8)
-    step = max(_BAND_PIXELS // width, 1)
-    for top in range(0, height, step):
-        bottom = min(top + step, height)
-        pixels[top:bottom] = np.asarray(image.crop((0, top, width, bottom)))
-    return pixels
-
-
-def _scale_16_bit(values: NDArray[np.floating]) -> NDArray[np.floating]:
-    top = values.max()
-    scale = 255 / next(limit for limit in (1023, 4095, 65535) if top <= limit)
-    return np.asarray(values * scale, dtype=values.dtype)
-
-
-def _stretch(values: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Map the smallest finite value to 0 and the largest to 255; no contrast gives 0, NaN gives 0."""
-    finite = values[np.isfinite(values)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    if high <= low:
-        return np.zeros_like(values)
-    filled = np.clip(np.nan_to_num(values, nan=low, posinf=high, neginf=low), low, high)
-    return np.asarray((filled - low) * (255 / (high - low)), dtype=values.dtype)
-
-
-def _grey_to_rgb(values: NDArray[np.floating]) -> RgbImage:
-    grey = np.clip(np.rint(values), 0, 255).astype(np.uint8)
-    return np.repeat(grey[:, :, None], 3, axis=2)

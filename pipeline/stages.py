@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from models.detections import Detections, Instances
 from models.interfaces import Detector, Image, Segmenter
 from models.out_of_memory import Halving
@@ -93,8 +95,12 @@ class Stages:
             watch(1)
             return self._detector(part)
 
+        def look_at_tiles(part: Sequence[Image]) -> list[Detections]:
+            return look([np.ascontiguousarray(tile) for tile in part])
+
         *tiles, whole = (image[y1:y2, x1:x2] for x1, y1, x2, y2 in windows)
-        found = [one for views in (tiles, [whole]) for part in self._batches(look, views) for one in part]
+        found = [one for part in self._batches(look_at_tiles, tiles) for one in part]
+        found += look([whole])
         return merge_tiles(found, windows, (image.shape[0], image.shape[1]))
 
     def segment(self, image: Image, found: Detections) -> Segmented:

@@ -64,6 +64,8 @@ def test_scores_and_recall_of_the_bundled_model() -> None:
     assert everything.filtered.ap == everything.exact.ap > 0
     assert one.recall < 1.0
     assert one.boxes == everything.boxes > 0
+    shares = labeller.shares_left([1, 40, 80])
+    assert 0 < shares[1] < shares[40] <= shares[80] == 1.0
 
 
 def test_differences_by_hand() -> None:
@@ -114,6 +116,9 @@ def test_the_narrowest_prefilter_that_reaches_the_recall(
 ) -> None:
     class Ladder:
         def __init__(self, *given: object) -> None: ...
+
+        def shares_left(self, counts: tuple[int, ...]) -> dict[int, float]:
+            return {count: min(count / 20, 1.0) for count in counts}
 
         def recall(self, kept: int) -> argparse.Namespace:
             return argparse.Namespace(recall=min(kept / 24, 0.98))

@@ -35,7 +35,7 @@ def fixed_scores(detector: GroundingDinoDetector, scores: list[list[float]], mon
     table = np.array(scores, np.float32)
     boxes = np.array([[0.1 + 0.1 * row, 0.5, 0.1, 0.2] for row in range(len(table))], np.float32)
     found = PassScores(list(range(table.shape[1])), table[None], table[None], boxes[None])
-    monkeypatch.setattr(detector, "score_passes", lambda images: [found])
+    monkeypatch.setattr(detector, "_look_at", lambda images: ([found], np.zeros((1, 8), np.float32)))
 
 
 @pytest.mark.parametrize("kind", ["grounding-dino", "mm-grounding-dino"])

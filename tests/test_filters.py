@@ -43,7 +43,7 @@ def from_list(rows: Any) -> Detections:
 
 
 def test_no_boxes() -> None:
-    limits = FilterSettings(0.5, True, 1, 0.9, 0.5, 90, 0.01, 3, 1, 0.5, 4, 0.1, 2, 0.5)
+    limits = FilterSettings(0.5, 1, 0.9, 0.5, 90, 0.01, 3, 1, 0.5, 4, 0.1, 2, 0.5)
     kept, drops = filter_detections(Detections.empty(HW), limits)
     assert len(kept) == 0
     assert not drops
@@ -117,10 +117,9 @@ def test_limits_alone(limit: dict[str, float], going: list[int]) -> None:
 def test_class_agnostic() -> None:
     both = make([[0, 0, 10, 10], [0, 0, 10, 10]], [0.6, 0.5], [1, 2])
     assert len(filter_detections(both, FilterSettings())[0]) == 2
-    for limits in (FilterSettings(class_agnostic=True), FilterSettings(agnostic_nms_iou=0.7)):
-        kept, drops = filter_detections(both, limits)
-        assert kept.class_ids.tolist() == [1]
-        assert drops == {("overlap of classes", 2): 1}
+    kept, drops = filter_detections(both, FilterSettings(agnostic_nms_iou=0.7))
+    assert kept.class_ids.tolist() == [1]
+    assert drops == {("overlap of classes", 2): 1}
 
 
 def test_equal_scores_keep_their_order_and_boxes_are_clipped() -> None:
@@ -177,7 +176,7 @@ def test_contained_boxes_have_a_stronger_box_that_stays(rows: Any, share: float)
     st.builds(
         FilterSettings,
         nms_iou=st.sampled_from([0.3, 0.7, 1.0]),
-        class_agnostic=st.booleans(),
+        agnostic_nms_iou=st.sampled_from([0.3, 0.7, 1.0]),
         min_box_area=st.sampled_from([0.0, 20.0]),
         max_contained=st.sampled_from([0.5, 1.0]),
         border_margin=st.sampled_from([None, 2.0]),
@@ -217,5 +216,5 @@ def test_masks_are_judged() -> None:
 
 
 def test_the_config_hands_every_limit_on() -> None:
-    config = AnnotateConfig(class_agnostic_nms=True, top_k=3, min_mask_score=0.5, max_contained=0.8)
-    assert config.filters == FilterSettings(class_agnostic=True, top_k=3, min_mask_score=0.5, max_contained=0.8)
+    config = AnnotateConfig(agnostic_nms_iou=0.6, top_k=3, min_mask_score=0.5, max_contained=0.8)
+    assert config.filters == FilterSettings(agnostic_nms_iou=0.6, top_k=3, min_mask_score=0.5, max_contained=0.8)

@@ -24,6 +24,29 @@ def test_every_prompt_is_in_one_pass_and_no_pass_is_too_long(lengths: list[int],
     assert passes == pack_prompts(lengths, LIMIT, per_pass)
 
 
+@given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=9), max_size=40), most)
+def test_likeness_loses_nothing_and_takes_no_more_passes(tokens: list[list[int]], per_pass: int | None) -> None:
+    lengths = [len(ids) for ids in tokens]
+    passes = pack_prompts(lengths, LIMIT, per_pass, tokens)
+    assert sorted(index for members in passes for index in members) == list(range(len(lengths)))
+    assert len(passes) == len(pack_prompts(lengths, LIMIT, per_pass))
+    for members in passes:
+        assert 2 + sum(lengths[index] + 1 for index in members) <= LIMIT
+        assert per_pass is None or len(members) <= per_pass
+    assert passes == pack_prompts(lengths, LIMIT, per_pass, tokens)
+
+
+@given(st.permutations([(colour, shape) for colour in range(4) for shape in range(10, 14)]))
+def test_alike_names_come_into_different_passes(tokens: list[tuple[int, int]]) -> None:
+    """Whatever their order, of 4 colours and 4 shapes in 2 passes each pass has about half of each."""
+    passes = pack_prompts([2] * 16, LIMIT, 8, tokens)
+    assert [len(members) for members in passes] == [8, 8]
+    for members in passes:
+        for part in (0, 1):
+            counts = [sum(tokens[index][part] == word for index in members) for word in {pair[part] for pair in tokens}]
+            assert sum(abs(count - 2) for count in counts) <= 4
+
+
 @given(lengths_of_prompts)
 def test_passes_are_few(lengths: list[int]) -> None:
     """On average all passes but one are more than half full, or first fit would have made one of two."""

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.grounding_dino.spans import PromptText, join_prompts, prompt_tokens, span_matrix, span_scores, stack_texts
-from tests.grounding_models import PROMPTS_20, text_of
+from tests.grounding_models import PROMPTS_20, WORDS, text_of
 
 
 @pytest.mark.parametrize("prompts", [("a",), ("a", "b"), ("red circle", "light blue car", "platelet"), PROMPTS_20])
@@ -17,6 +17,20 @@ def test_ids_are_the_processors(grounding_processor, prompts: tuple[str, ...]) -
     assert len(text) == len(joined)
     for prompt, (start, end) in zip(prompts, text.spans, strict=True):
         assert grounding_processor.tokenizer.decode(text.input_ids[start:end]) == prompt
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=4).map(" ".join), min_size=1, max_size=12))
+def test_spans_are_the_prompts_own_tokens(grounding_processor, prompts: list[str]) -> None:
+    """Whatever the prompts, the ids are the processor's, and each span decodes to its prompt."""
+    text = text_of(grounding_processor, tuple(prompts))
+    joined = grounding_processor(text=". ".join(prompts) + ".", return_tensors="pt")["input_ids"][0].tolist()
+    assert list(text.input_ids) == joined
+    decoded = [grounding_processor.tokenizer.decode(text.input_ids[start:end]) for start, end in text.spans]
+    assert decoded == prompts
+    covered = [place for start, end in text.spans for place in range(start, end)]
+    assert len(set(covered)) == len(covered)
+    assert all(text.input_ids[end] == 1012 for _, end in text.spans), "a dot after each"
 
 
 def test_case_does_not_matter(grounding_processor) -> None:

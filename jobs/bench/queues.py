@@ -94,7 +94,7 @@ def _found(order: NDArray[np.float64], bad: NDArray[np.bool_]) -> float:
 
 
 def _label(arguments: argparse.Namespace) -> list[_Labelled]:
-    """Label scenes with the models, as `groundlabel annotate --class-agnostic-nms` does."""
+    """Label scenes with the models, as `groundlabel annotate --agnostic-nms-iou .7` does."""
     from models.devices import use_threads
     from models.ontology import Ontology
     from models.training.scenes import TRAINED_PAIRS, SceneConfig, render_scene
@@ -105,7 +105,7 @@ def _label(arguments: argparse.Namespace) -> list[_Labelled]:
     from pipeline.reviewed.convert import record_to_objects
 
     use_threads(arguments.threads)
-    config = AnnotateConfig(class_agnostic_nms=True)
+    config = AnnotateConfig(agnostic_nms_iou=0.7)
     pairs = tuple(f"{colour} {shape}" for colour in _COLOURS for shape in _SHAPES)
     names = tuple(pair for pair in TRAINED_PAIRS if pair in pairs)
     ontology = Ontology.from_names(names)

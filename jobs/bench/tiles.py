@@ -1,23 +1,27 @@
 """`groundlabel bench tiles`: recall on large scenes with objects of all sizes, with and without tiles."""
 
 import argparse
+import tempfile
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.config import AnnotateConfig
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from models.detections import Detections
     from pipeline.annotator import Annotator
 
-HELP = "Measure recall on 4,000 × 3,000 scenes with small and large objects, with and without tiles."
+HELP = "Measure recall on 4,000 × 3,000 scenes, or the memory of one large image, with and without tiles."
 EXAMPLE = """
 groundlabel bench tiles --n 1
 groundlabel bench tiles --tile 512 --detector runs/tiny/model
+groundlabel bench tiles --megapixels 100 --tile 1024
 """
 PAIRS = ("red circle", "green square", "blue triangle", "yellow star", "purple heart", "cyan ring")
 WIDTH, HEIGHT = 4000, 3000
@@ -26,6 +30,7 @@ CELL, LARGE_CELL = 250, 1000
 SIZES = (("small (under 32² pixels)", 0, 32**2), ("medium", 32**2, 96**2), ("large (from 96² pixels)", 96**2, 10**9))
 MATCH_IOU = 0.5
 _FIRST_SEED = 950_000
+_MOST_MEGAPIXELS = 500
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tile", default="auto", metavar="N|auto", help="side of the tiles (default: auto)")
     parser.add_argument("--tile-overlap", type=float, default=0.2, metavar="X", help="of the tiles (default: 0.2)")
     parser.add_argument("--detector", default="tiny", metavar="NAME", help="zoo name or model folder (default: tiny)")
+    parser.add_argument(
+        "--megapixels", type=float, metavar="X", help="instead: memory of labelling one image of this size from a file"
+    )
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: 1)")
 
 
@@ -53,12 +61,13 @@ class Tally:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print recall by size for both ways, false boxes and time; returns 0."""
+    """Print recall by size for both ways, false boxes and time, or what one image takes; returns 0."""
     if arguments.n < 1:
         raise UserError("--n must be at least 1")
+    if arguments.megapixels is not None:
+        return _measure_memory(arguments)
     from models.devices import use_threads
     from models.ontology import Ontology
-    from pipeline.config import AnnotateConfig
     from pipeline.run import build_annotator
 
     use_threads(arguments.threads)
@@ -88,6 +97,23 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{name}: recall {', '.join(recalls)}; {false_boxes:.1f} false boxes an image", flush=True)
     first, second = tallies.values()
     print(f"time of tiles over whole: {second.seconds / first.seconds:.1f}")
+    return 0
+
+
+def _measure_memory(arguments: argparse.Namespace) -> int:
+    """Label one large image in several ways and formats, and print the memory of each."""
+    if not 1 <= arguments.megapixels <= _MOST_MEGAPIXELS:
+        raise UserError(f"--megapixels {arguments.megapixels:g}: must be from 1 to {_MOST_MEGAPIXELS}")
+    from jobs.bench.large_image import measure_large_image, write_large_images
+
+    whole = AnnotateConfig(
+        detector=arguments.detector, device="cpu", threads=arguments.threads, pixel_limit=arguments.megapixels
+    )
+    tiled = whole.merged({"tile": arguments.tile, "tile_overlap": arguments.tile_overlap})
+    with tempfile.TemporaryDirectory(prefix="groundlabel-bench-") as folder:
+        for path in write_large_images(Path(folder), arguments.megapixels, PAIRS):
+            for name, config in (("whole", whole), (f"--tile {arguments.tile}", tiled)):
+                print(f"{path.suffix[1:]}, {name}: {measure_large_image(path, config, PAIRS)}", flush=True)
     return 0
 
 

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.config import AnnotateConfig
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -80,7 +81,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _print_recalls(labeller: "Labeller", kept: int | None, wanted: float) -> bool:
     """Print the recall of one prefilter, or of wider and wider ones until it is reached; tells whether it was."""
-    for count in _LADDER if kept is None else (kept,):
+    shares = labeller.shares_left(_LADDER)
+    print("boxes whose class is left, by classes: " + ", ".join(f"{n} {share:.3f}" for n, share in shares.items()))
+    for count in (kept,) if kept is not None else [n for n, share in shares.items() if share >= wanted]:
         found = labeller.recall(count)
         print(found, flush=True)
         if kept is None and found.recall >= wanted:
@@ -109,12 +112,5 @@ def _prefilter(text: str) -> tuple[int | None, float]:
     Raises:
         UserError: It is neither a positive whole number nor one between 0 and 1.
     """
-    if text.isdecimal() and int(text) > 0:
-        return int(text), 0.0
-    try:
-        recall = float(text)
-    except ValueError:
-        recall = 0.0
-    if not 0 < recall < 1:
-        raise UserError(f"--prefilter {text}: must be a number of classes, or a recall between 0 and 1 as 0.98")
-    return None, recall
+    config = AnnotateConfig(prefilter=text)
+    return config.prefilter_classes, config.prefilter_recall or 0.0

@@ -139,16 +139,29 @@ class Labeller:
 
     def recall(self, kept: int) -> Recall:
         """Compare a run with a prefilter with the exact one; thresholds are those of labelling."""
-        names = list(PAIRS)
-        if self._exact is None:
-            detector = self._make(names, self._settings)
-            self._exact = [_detect(detector, scene) for scene in self._scenes]
+        names, exact = list(PAIRS), self._label_exactly()
         detector = self._make(names, replace(self._settings, prefilter=kept))
         filtered = [_detect(detector, scene) for scene in self._scenes]
-        found = sum(_found_again(wanted, got) for wanted, got in zip(self._exact, filtered, strict=True))
-        total = sum(len(wanted) for wanted in self._exact)
-        precisions = (self._precision([(boxes, names) for boxes in run]) for run in (self._exact, filtered))
+        found = sum(_found_again(wanted, got) for wanted, got in zip(exact, filtered, strict=True))
+        total = sum(len(wanted) for wanted in exact)
+        precisions = (self._precision([(boxes, names) for boxes in run]) for run in (exact, filtered))
         return Recall(kept, found / total if total else float("nan"), total, *precisions)
+
+    def shares_left(self, counts: Sequence[int]) -> dict[int, float]:
+        """Return the share of the exact run's boxes whose class is left, for several prefilters."""
+        detector = self._make(list(PAIRS), self._settings)
+        ranks = [
+            detector.rank_classes([scene.image])[0][found.class_ids]
+            for scene, found in zip(self._scenes, self._label_exactly(), strict=True)
+        ]
+        together = np.concatenate(ranks)
+        return {count: float((together <= count).mean()) if len(together) else float("nan") for count in counts}
+
+    def _label_exactly(self) -> list[Detections]:
+        if self._exact is None:
+            detector = self._make(list(PAIRS), self._settings)
+            self._exact = [_detect(detector, scene) for scene in self._scenes]
+        return self._exact
 
     def _make(self, names: Sequence[str], settings: DetectorSettings) -> GroundingDinoDetector:
         return GroundingDinoDetector(self._model, self._processor, Ontology.from_names(names), settings)

@@ -1,7 +1,7 @@
 """The Grounding DINO detector: an ontology's prompts and a batch of images in, `Detections` out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import GroundingDinoProcessor, PreTrainedTokenizerBase
 from transformers.image_transforms import get_size_with_aspect_ratio
+from transformers.image_utils import SizeDict
 
 from models.boxes import FloatArray, clip_boxes, cxcywh_rel_to_xyxy
 from models.class_spec import ClassSpec
@@ -16,11 +17,12 @@ from models.detections import Detections
 from models.grounding_dino.forward import GroundingModel, ImageFeatures, TextLevel, encode_image
 from models.grounding_dino.packing import pack_prompts
 from models.grounding_dino.passes import PassScores, run_passes
-from models.grounding_dino.prefilter import LOOK_SCALE, keep_classes, look
+from models.grounding_dino.prefilter import LOOK_SCALE, keep_classes, look, rank_classes
 from models.grounding_dino.text_cache import TextCache
 from models.grounding_dino.texts import PromptTexts, TextPass
 from models.interfaces import Image
 from models.ontology import Ontology
+from models.resize import LARGE_BYTES, resize_in_bands
 
 BOX_THRESHOLD = 0.35
 TEXT_THRESHOLD = 0.25
@@ -108,8 +110,8 @@ class GroundingDinoDetector:
         self._box_thresholds = self._per_prompt(by_class, "box_threshold", settings.box_threshold)
         self._text_thresholds = self._per_prompt(by_class, "text_threshold", settings.text_threshold)
         self._prefilter = settings.prefilter
-        if self._prefilter is not None and not model.config.two_stage:
-            raise ValueError("the prefilter asks a detector's first stage, and this one has none; leave it off")
+        if self._prefilter is not None:
+            _check_first_stage(model)
         self._per_pass = settings.prompts_per_pass
         self._passes = self._encode_prompts(processor.tokenizer, settings.text_level, text_cache)
 
@@ -138,7 +140,8 @@ class GroundingDinoDetector:
                 f"for {self._prompts[longest].text!r}; use fewer"
             )
         share = None if self._per_pass is None else max(self._per_pass - len(negative), 1)
-        packed = pack_prompts([lengths[index] for index in asked], limit - taken, share)
+        tokens = [self._texts.tokens[index] for index in asked]
+        packed = pack_prompts([len(ids) for ids in tokens], limit - taken, share, tokens)
         return [self._texts.compose([*(int(asked[place]) for place in places), *negative]) for places in packed]
 
     @property
@@ -161,10 +164,12 @@ class GroundingDinoDetector:
         sizes = {self.resized_hw(image.shape[:2]) for image in images}
         if len(sizes) > 1:
             raise ValueError(f"images of one batch must have one resized size, not {sorted(sizes)}")
-        found = self.score_passes(images)
-        return [self._to_detections(image.shape[:2], found, row) for row, image in enumerate(images)]
+        found, summaries = self._look_at(images)
+        return [
+            replace(self._to_detections(image.shape[:2], found, row), image_feature=summaries[row])
+            for row, image in enumerate(images)
+        ]
 
-    @torch.inference_mode()
     def score_passes(self, images: Sequence[Image]) -> list[PassScores]:
         """Run the model and score every query for every prompt of its pass, without thresholds.
 
@@ -174,15 +179,23 @@ class GroundingDinoDetector:
         Returns:
             What each text pass says. With a prefilter a pass may concern some images only; it is 0 for the others.
         """
+        return self._look_at(images)[0]
+
+    @torch.inference_mode()
+    def _look_at(self, images: Sequence[Image]) -> tuple[list[PassScores], FloatArray]:
+        """Return what each text pass says, and the images' features, (B, D) float32."""
         if self._prefilter is None or self._prefilter >= len(np.unique(self._class_ids[self._class_ids > 0])):
-            return list(run_passes(self.model, self._features(images), self._passes))
-        likely = look(self.model, self._features(images, LOOK_SCALE), self._passes, len(self._prompts))
-        found = []
+            features = self._features(images)
+            return list(run_passes(self.model, features, self._passes)), _summaries(features)
+        likely = self._first_look(images)
+        found, summaries = [], []
         for row, image in enumerate(images):
             passes = self._compose_passes(keep_classes(likely[row], self._class_ids, self._prefilter))
-            for scores in run_passes(self.model, self._features([image]), passes):
+            features = self._features([image])
+            summaries.append(_summaries(features))
+            for scores in run_passes(self.model, features, passes):
                 found.append(scores.for_image(row, len(images)))
-        return found
+        return found, np.concatenate(summaries)
 
     def score(self, images: Sequence[Image]) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Score every query for every prompt, as one table; for small vocabularies.
@@ -205,13 +218,35 @@ class GroundingDinoDetector:
         boxes = np.concatenate([part.boxes for part in found], axis=1)
         return np.concatenate(all_scores, axis=1), np.concatenate(all_tops, axis=1), boxes
 
+    def rank_classes(self, images: Sequence[Image]) -> list[NDArray[np.int64]]:
+        """Say in which order the prefilter's first look would leave the classes of each image.
+
+        Args:
+            images: B images of one resized size.
+
+        Returns:
+            B arrays (C + 1,): the place of each class by its id, from 1 for the likeliest; that of no class comes last.
+
+        Raises:
+            ValueError: The model has no first stage.
+        """
+        _check_first_stage(self.model)
+        return [rank_classes(row, self._class_ids) for row in self._first_look(images)]
+
+    @torch.inference_mode()
+    def _first_look(self, images: Sequence[Image]) -> FloatArray:
+        return look(self.model, self._features(images, LOOK_SCALE), self._passes, len(self._prompts))
+
     def _features(self, images: Sequence[Image], scale: float = 1.0) -> ImageFeatures:
         return encode_image(self.model, self._pixels(images, scale))
 
     def _pixels(self, images: Sequence[Image], scale: float = 1.0) -> Tensor:
         height, width = (max(round(side * scale), 1) for side in self.resized_hw(images[0].shape[:2]))
         batch = self._image_processor(
-            images=list(images),
+            images=[
+                resize_in_bands(image, (height, width), self._resize) if image.nbytes > LARGE_BYTES else image
+                for image in images
+            ],
             size={"height": height, "width": width},
             do_pad=False,
             input_data_format="channels_last",
@@ -219,6 +254,13 @@ class GroundingDinoDetector:
         )
         pixels: Tensor = batch["pixel_values"].to(self.device, self.model.dtype)
         return pixels
+
+    def _resize(self, image: Image, image_hw: tuple[int, int]) -> Image:
+        """Resize an image as the processor would."""
+        size = SizeDict(height=image_hw[0], width=image_hw[1])
+        pixels = torch.from_numpy(image).permute(2, 0, 1)
+        resized: Tensor = self._image_processor.resize(pixels, size, resample=self._image_processor.resample)
+        return np.ascontiguousarray(resized.permute(1, 2, 0).numpy())
 
     def _to_detections(self, image_hw: tuple[int, int], found: Sequence[PassScores], row: int) -> Detections:
         """Keep, for each query, each class whose best prompt passes, or the negative prompt that is better than all."""
@@ -249,3 +291,12 @@ class GroundingDinoDetector:
         first[1:] = (queries[1:] != queries[:-1]) | (classes[columns[1:]] != classes[columns[:-1]])
         queries, columns = queries[first], columns[first]
         return scores[queries, columns], prompts[columns], part.boxes[row, queries]
+
+
+def _check_first_stage(model: GroundingModel) -> None:
+    if not model.config.two_stage:
+        raise ValueError("the prefilter asks a detector's first stage, and this one has none; leave it off")
+
+
+def _summaries(features: ImageFeatures) -> FloatArray:
+    return np.asarray(features.summary.float().cpu().numpy(), np.float32)

@@ -10,11 +10,13 @@ borders see it). Text may be padded.
 Source: Liu et al. 2023 (Grounding DINO), section 3; transformers, models/mm_grounding_dino.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 from transformers import GroundingDinoForObjectDetection, MMGroundingDinoForObjectDetection
 from transformers.models.grounding_dino.modeling_grounding_dino import (
     encode_sinusoidal_position_embedding,
@@ -35,13 +37,13 @@ class ImageFeatures:
         tokens: (B, S, d), the feature levels flattened and joined.
         positions: (B, S, d), position plus level embedding.
         level_hw: (height, width) of each level; their products sum to S.
-        pooled: (B, D), the means of the backbone's maps over the image, joined.
+        summary: (B, D) of unit length, what the backbone makes of the whole image: like images, like directions.
     """
 
     tokens: Tensor
     positions: Tensor
     level_hw: list[tuple[int, int]]
-    pooled: Tensor
+    summary: Tensor
 
     @property
     def shapes(self) -> Tensor:
@@ -57,7 +59,7 @@ class ImageFeatures:
     def expand(self, count: int) -> "ImageFeatures":
         """Return the features of one image for `count` text passes in a batch, without a copy."""
         wide = (self.tokens.expand(count, -1, -1), self.positions.expand(count, -1, -1))
-        return ImageFeatures(*wide, self.level_hw, self.pooled.expand(count, -1))
+        return ImageFeatures(*wide, self.level_hw, self.summary.expand(count, -1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,8 +160,19 @@ def encode_image(model: GroundingModel, pixel_values: Tensor) -> ImageFeatures:
         positions.append(core.backbone.position_embedding(maps[-1], level_mask).to(maps[-1].dtype))
     tokens = torch.cat([level_map.flatten(2).transpose(1, 2) for level_map in maps], dim=1)
     placed = [position.flatten(2).transpose(1, 2) + core.level_embed[level] for level, position in enumerate(positions)]
-    pooled = torch.cat([source.mean(dim=(2, 3)) for source, _ in backbone_maps], dim=1)
-    return ImageFeatures(tokens, torch.cat(placed, dim=1), [(m.shape[-2], m.shape[-1]) for m in maps], pooled)
+    level_hw = [(level_map.shape[-2], level_map.shape[-1]) for level_map in maps]
+    return ImageFeatures(tokens, torch.cat(placed, dim=1), level_hw, _summarise([source for source, _ in backbone_maps]))
+
+
+def _summarise(maps: Sequence[Tensor]) -> Tensor:
+    """Return (B, D) of unit length: of each map the square roots of its means, with their signs, in equal parts.
+
+    The roots keep a few strong channels from deciding alone (Hellinger's kernel; Arandjelović and Zisserman, "Three
+    things everyone should know to improve object retrieval", 2012).
+    """
+    means = [level_map.mean(dim=(2, 3)).float() for level_map in maps]
+    roots = [normalize(mean.sign() * mean.abs().sqrt(), dim=1) for mean in means]
+    return torch.cat(roots, dim=1) / len(roots) ** 0.5
 
 
 def phrase_masks(

@@ -1,22 +1,30 @@
-"""Pack prompts into the fewest text passes that the model's token limit allows, of even size."""
+"""Pack prompts into the fewest text passes that the model's token limit allows, of even size and unlike names."""
 
+from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 
 _ENDS = 2
 """`[CLS]` and `[SEP]`."""
 
 
-def pack_prompts(lengths: Sequence[int], max_tokens: int, prompts_per_pass: int | None = None) -> list[list[int]]:
+def pack_prompts(
+    lengths: Sequence[int],
+    max_tokens: int,
+    prompts_per_pass: int | None = None,
+    tokens: Sequence[Sequence[int]] | None = None,
+) -> list[list[int]]:
     """Distribute prompts over passes; a prompt is never split.
 
-    First fit decreasing says how many passes there are. Then the prompts are spread over as many, the longest first,
-    each into the pass with the fewest tokens: so passes are even, and neighbours in a list, which are often alike, come
-    into different ones. That makes scores depend less on the packing (docs/prompts.md has the figures).
+    First fit decreasing says how many passes there are. Then the prompts are spread over as many passes of even size,
+    the longest first, each into the one whose prompts share the fewest tokens with it, and of those the one with the
+    fewest tokens: alike names in one pass move each other's scores (docs/prompts.md has the figures).
 
     Args:
         lengths: Tokens of each prompt, without the dot that follows it; may be empty.
         max_tokens: Most tokens of a pass, with `[CLS]`, `[SEP]` and the dots.
         prompts_per_pass: Most prompts of a pass; None for as many as fit.
+        tokens: Of each prompt, to tell which are alike; None takes none for alike.
 
     Returns:
         Indices of the prompts of each pass, ascending within a pass; passes in order of their first prompt. The same
@@ -36,7 +44,13 @@ def pack_prompts(lengths: Sequence[int], max_tokens: int, prompts_per_pass: int 
     most = len(lengths) if prompts_per_pass is None else prompts_per_pass
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     passes = _first_fit(lengths, order, capacity, most)
-    passes = _spread(lengths, order, capacity, most, len(passes)) or passes
+    count = len(passes)
+    even = min(most, -(-len(lengths) // count)) if count else most
+    passes = (
+        _spread(lengths, order, capacity, even, count, tokens or [()] * len(lengths))
+        or _spread(lengths, order, capacity, most, count, [()] * len(lengths))
+        or passes
+    )
     return sorted((sorted(members) for members in passes), key=lambda members: members[0])
 
 
@@ -58,17 +72,34 @@ def _first_fit(lengths: Sequence[int], order: Sequence[int], capacity: int, most
 
 
 def _spread(
-    lengths: Sequence[int], order: Sequence[int], capacity: int, most: int, count: int
+    lengths: Sequence[int],
+    order: Sequence[int],
+    capacity: int,
+    most: int,
+    count: int,
+    tokens: Sequence[Sequence[int]],
 ) -> list[list[int]] | None:
-    """Put each prompt into the pass with the fewest tokens that has room; None where that leads nowhere."""
+    """Put each prompt into the pass with room that has the fewest of its tokens, or the fewest tokens.
+
+    Returns:
+        The passes; None where that leads nowhere.
+    """
     passes: list[list[int]] = [[] for _ in range(count)]
+    held: list[Counter[int]] = [Counter() for _ in range(count)]
     used = [0] * count
     for index in order:
         cost = lengths[index] + 1
         open_passes = [n for n in range(count) if used[n] + cost <= capacity and len(passes[n]) < most]
         if not open_passes:
             return None
-        number = min(open_passes, key=lambda n: (used[n], n))
+        number = min(open_passes, key=partial(_likeness, tokens[index], held, used))
         passes[number].append(index)
+        held[number].update(tokens[index])
         used[number] += cost
     return passes
+
+
+def _likeness(
+    own: Sequence[int], held: Sequence[Counter[int]], used: Sequence[int], number: int
+) -> tuple[int, int, int]:
+    return sum(held[number][token] for token in own), used[number], number

@@ -53,8 +53,22 @@ def keep_classes(likely: FloatArray, class_ids: NDArray[np.int64], count: int) -
     Returns:
         The prompts of the chosen classes, ascending. Of equal classes the earlier ones stay.
     """
+    return np.flatnonzero((rank_classes(likely, class_ids)[class_ids] <= count) & (class_ids > 0))
+
+
+def rank_classes(likely: FloatArray, class_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the place of each class among an image's classes, from 1 for the likeliest.
+
+    Args:
+        likely: (P,) of `look`.
+        class_ids: (P,) the class of each prompt, from 1; 0 for a negative one.
+
+    Returns:
+        (C + 1,) int64 by class id; the first stands for no class and comes last. Of equal classes the earlier is first.
+    """
     best = np.zeros(int(class_ids.max(initial=0)) + 1, np.float32)
     np.maximum.at(best, class_ids, likely)
     best[0] = -1.0
-    chosen = np.argsort(-best, kind="stable")[:count]
-    return np.flatnonzero(np.isin(class_ids, chosen) & (class_ids > 0))
+    ranks = np.empty(len(best), np.int64)
+    ranks[np.argsort(-best, kind="stable")] = np.arange(1, len(best) + 1)
+    return ranks

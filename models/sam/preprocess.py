@@ -8,6 +8,7 @@ from torch import Tensor
 
 from models.detections import Detections
 from models.interfaces import Image
+from models.resize import resize_in_bands
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
@@ -45,7 +46,11 @@ def resize_longest_side(image: Image, longest: int) -> Image:
     height, width = resized_hw((image.shape[0], image.shape[1]), longest)
     if image.shape[:2] == (height, width):
         return image
-    resized = PillowImage.fromarray(image).resize((width, height), PillowImage.Resampling.BILINEAR)
+    return resize_in_bands(image, (height, width), _resize_bilinear)
+
+
+def _resize_bilinear(image: Image, image_hw: tuple[int, int]) -> Image:
+    resized = PillowImage.fromarray(image).resize(image_hw[::-1], PillowImage.Resampling.BILINEAR)
     return np.asarray(resized)
 
 

@@ -12,10 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.mask_crops import crop_to_rle
+from models.mask_crops import crop_to_rle, strips_to_rle
 from models.masks import Rle
 
 FloatArray = NDArray[np.float32]
+
+_STRIP_PIXELS = 4_000_000
+"""Pixels of a mask that are computed at once: those of a whole scan would take more memory than the scan."""
 
 
 def bilinear_weights(centres: NDArray[np.floating], cells: int) -> FloatArray:
@@ -100,8 +103,10 @@ def positive_to_rle(logits: FloatArray, rows: Axis, columns: Axis, image_hw: tup
         return crop_to_rle(np.zeros((0, 0), dtype=bool), 0, 0, image_hw)
     top, row_weights, row_cells = rows.crop(int(used_rows[0]), int(used_rows[-1]))
     left, column_weights, column_cells = columns.crop(int(used_columns[0]), int(used_columns[-1]))
-    fine = row_weights @ logits[row_cells, column_cells] @ column_weights.T
-    return crop_to_rle(fine > 0, left, top, image_hw)
+    fine_rows = row_weights @ logits[row_cells, column_cells]
+    step = max(_STRIP_PIXELS // max(len(fine_rows), 1), 1)
+    strips = (fine_rows @ column_weights[start : start + step].T > 0 for start in range(0, len(column_weights), step))
+    return strips_to_rle(strips, left, top, image_hw)
 
 
 class SquareUpsampler:

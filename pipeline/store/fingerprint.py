@@ -12,7 +12,7 @@ LABELS_VERSION = 1
 """Raised when this package starts to make other rows from the same models, prompts and options."""
 
 _OPTIONS = (
-    *("box_threshold", "text_threshold", "nms_iou", "class_agnostic_nms", "min_box_area", "max_box_share"),
+    *("box_threshold", "text_threshold", "nms_iou", "min_box_area", "max_box_share"),
     *("size", "prompts_per_pass"),
 )
 _OPTIONS_IF_USED = (
@@ -58,6 +58,7 @@ def _used(config: AnnotateConfig) -> dict[str, Any]:
     """Return the options of `_OPTIONS_IF_USED` that change rows; overlap and object side don't where unused."""
     idle = {None: ("tile_overlap", "tile_object"), "auto": ()}.get(config.tile, ("tile_object",))
     values = {name: getattr(config, name) for name in _OPTIONS_IF_USED if name not in idle}
+    values["prefilter"] = config.prefilter_classes
     return {name: value for name, value in values.items() if value != getattr(AnnotateConfig(), name)}
 
 
