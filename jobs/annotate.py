@@ -19,6 +19,26 @@ groundlabel annotate photos/ --classes classes.yaml --output run/ --limit 100 --
 groundlabel annotate --config annotate.toml --dry-run
 groundlabel annotate --print-config > annotate.toml
 """
+GROUPS = {
+    "Input": ("images", "root", "limit", "shard", "pixel_limit", "remote_schemes", "allow_private_addresses"),
+    "Prompts": ("classes", "prompts_per_pass", "prefilter"),
+    "Detection": ("detector", "box_threshold", "text_threshold", "size"),
+    "Tiles": ("tile", "tile_overlap", "tile_object"),
+    "Filters": (
+        *("nms_iou", "agnostic_nms_iou", "max_contained", "min_box_area", "max_box_area", "min_box_share"),
+        *("max_box_share", "max_aspect", "border_margin", "top_k"),
+    ),
+    "Masks": (
+        *("mask", "segmenter", "multimask", "mask_cleanup", "largest_part", "min_mask_fill", "max_mask_fill"),
+        "min_mask_score",
+    ),
+    "Run": ("output", "continue_with_old", "overwrite", "verify_content"),
+    "Workers": (
+        *("device", "workers", "threads", "batch_size", "shard_size", "image_timeout", "address", "gpus_per_worker"),
+        *("resources", "profile", "metrics_port"),
+    ),
+}
+"""The options of `AnnotateConfig` as `--help` shows them; the table in the README has the same groups."""
 STATUS_FAILED_IMAGES = 3
 STATUS_INTERRUPTED = 130
 _SHOWN_FAILURES = 5
@@ -26,15 +46,19 @@ _SHOWN_FAILURES = 5
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add an option for each field of `AnnotateConfig`, and those of the command itself."""
-    add_options(parser, [option.name for option in fields(AnnotateConfig)])
-    parser.add_argument("--config", metavar="FILE", help="TOML file of options; the command line wins over it")
-    parser.add_argument("--print-config", action="store_true", help="print all options as TOML and end")
-    parser.add_argument(
+    parser.usage = "%(prog)s IMAGES --classes NAMES|FILE --output FOLDER [option …]"
+    groups = {title: parser.add_argument_group(title) for title in GROUPS}
+    for title, names in GROUPS.items():
+        add_options(groups[title], names)
+    run_group = groups["Run"]
+    run_group.add_argument("--config", metavar="FILE", help="TOML file of options; the command line wins over it")
+    run_group.add_argument("--print-config", action="store_true", help="print all options as TOML and end")
+    run_group.add_argument(
         "--dry-run", action="store_true", help="say what would be done, with time and memory from three of the images"
     )
 
 
-def add_options(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
+def add_options(parser: argparse._ActionsContainer, names: Iterable[str]) -> None:
     """Add options of `AnnotateConfig` by name; what is not given is None."""
     for option in (AnnotateConfig.__dataclass_fields__[name] for name in names):
         kind, _ = option_type(option.name)
@@ -67,6 +91,10 @@ def run(arguments: argparse.Namespace) -> int:
         print(_describe_plan(plan_annotate(config.images, config.classes, config.output, config), config.output))
         return 0
     result = annotate(config.images, config.classes, config.output, config)
+    if config.profile and result.profile is not None:
+        from pipeline.engine.profile import describe_profile
+
+        print("\n".join(describe_profile(result.profile)))
     return report(result, config.output)
 
 
@@ -104,6 +132,8 @@ def report(result: "AnnotateResult", output: str) -> int:
         print(f"Nothing to do: {output} has all {result.rows} images, with {result.instances} instances.")
     if dropped := describe_drops(sum_drops(read_manifest(result.output))):
         print(f"Boxes {dropped}; `groundlabel explain {output} --image PATH` says which and why.")
+    if result.prefilter is not None:
+        print(result.prefilter)
     if result.changed:
         print(f"{result.changed} images had changed since they were labelled, and were labelled anew.")
     if result.vanished:

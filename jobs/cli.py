@@ -21,6 +21,8 @@ COMMANDS = {
     "preview": "jobs.preview",
     "explain": "jobs.explain",
     "evaluate": "jobs.evaluate",
+    "calibrate": "jobs.calibrate",
+    "try": "jobs.try_prompts",
     "lint": "jobs.lint",
     "split": "jobs.split",
     "train": "jobs.train",

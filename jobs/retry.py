@@ -10,7 +10,10 @@ EXAMPLE = """
 groundlabel retry run/
 groundlabel retry run/ --workers 2 --image-timeout 60
 """
-_OPTIONS = ("device", "workers", "threads", "batch_size", "image_timeout")
+_OPTIONS = (
+    *("device", "address", "workers", "gpus_per_worker", "resources", "threads", "batch_size", "image_timeout"),
+    *("remote_schemes", "allow_private_addresses"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

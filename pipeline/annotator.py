@@ -13,14 +13,18 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from typing import BinaryIO
 
+from models.boxes import FloatArray
 from models.detections import Detections, Instances
 from models.interfaces import Detector, Image, Segmenter
 from models.ontology import Ontology
+from pipeline.addresses import is_address
 from pipeline.config import FilterSettings, TileSettings
 from pipeline.decoding import DecodeAhead, Room
 from pipeline.drops import name_drops
 from pipeline.errors import UserError
+from pipeline.fetching import Fetcher, FetchSettings
 from pipeline.file_state import FileState, read_state
 from pipeline.filters import DropCounts
 from pipeline.images import (
@@ -43,6 +47,8 @@ HELD_BYTES = 512 * 1024**2
 """Decoded images that may wait for others of their resized size before a smaller batch goes to the detector."""
 DECODED_BYTES = 256 * 1024**2
 """Images of a batch that are decoded ahead of the models; one may be larger."""
+FETCH_THREADS = 8
+"""Images that are fetched at once, where they are not on this machine."""
 ALONE_BYTES = 96 * 1024**2
 """An image of more bytes is decoded and labelled alone: it waits for no others of its resized size."""
 
@@ -59,11 +65,13 @@ class Annotated:
         records: One an image that was reached, in the order given; all of them unless `stop` was called.
         timings: One a record.
         drops: Boxes that went, by "reason: class name" (`pipeline.drops`).
+        waited: Seconds for which the models waited for decoded images.
     """
 
     records: list[Record] = field(default_factory=list)
     timings: list[ImageTiming] = field(default_factory=list)
     drops: Counter[str] = field(default_factory=Counter)
+    waited: float = 0.0
 
 
 @dataclass
@@ -71,11 +79,13 @@ class _Job:
     """One image on its way; `failure` and `instances` are both None until it was reached."""
 
     ref: ImageRef
+    fetched: BinaryIO | None = None
     instances: Instances | None = None
     failure: str | None = None
     model_failed: bool = False
     file: FileState = field(default_factory=lambda: FileState(0, 0, ""))
     drops: DropCounts = field(default_factory=Counter)
+    feature: FloatArray | None = None
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
 
 
@@ -92,6 +102,7 @@ class Annotator:
         decode_threads: Threads that read images; twice as many images are decoded ahead.
         tiles: How large images are cut; None for not at all.
         cleanup: Of masks; None for none.
+        fetching: What may be fetched from elsewhere; None means the defaults.
 
     Attributes:
         watch: Called before each step in the models' thread with the number of images that the step is for.
@@ -109,6 +120,7 @@ class Annotator:
         decode_threads: int = 2,
         tiles: TileSettings | None = None,
         cleanup: MaskCleanup | None = None,
+        fetching: FetchSettings | None = None,
     ) -> None:
         self.ontology = ontology
         self.stages = Stages(
@@ -118,6 +130,8 @@ class Annotator:
         self._pixel_limit = pixel_limit
         self._room = Room(2 * decode_threads, DECODED_BYTES, ALONE_BYTES)
         self._decoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
+        self._fetcher = Fetcher(fetching or FetchSettings())
+        self._fetchers = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="fetch")
         self._models = ThreadPoolExecutor(1, thread_name_prefix="models")
         self._stopping = threading.Event()
         self.watch: Callable[[int], None] = lambda images: None
@@ -141,34 +155,62 @@ class Annotator:
             ModelsFailedError: The models failed on all of at least two readable images.
         """
         jobs = [_Job(ref) for ref in refs]
-        decoded = DecodeAhead(jobs, partial(_measure, root), partial(self._decode, root), self._decoders, self._room)
-        self._models.submit(self._run_models, decoded).result()
+        measurers = self._fetchers if any(is_address(ref.locate(root)) for ref in refs) else None
+        ways = (partial(self._measure, root), partial(self._decode, root))
+        decoded = DecodeAhead(jobs, *ways, self._decoders, self._room, measurers)
+        waited = self._models.submit(self._run_models, decoded).result()
         readable = [job for job in jobs if job.instances is not None or job.model_failed]
         if len(readable) > 1 and all(job.model_failed for job in readable):
             raise ModelsFailedError(f"the models failed on each of {len(readable)} images: {readable[0].failure}")
-        return self._encode([job for job in jobs if job.instances is not None or job.failure is not None])
+        done = self._encode([job for job in jobs if job.instances is not None or job.failure is not None])
+        done.waited = waited
+        return done
 
     def close(self) -> None:
         """Wait for the threads and end them."""
+        self._fetchers.shutdown(cancel_futures=True)
         self._decoders.shutdown(cancel_futures=True)
         self._models.shutdown(cancel_futures=True)
 
+    def _measure(self, root: str, job: _Job) -> int:
+        """Return the bytes that an image will have; one that is elsewhere is fetched for that, and kept."""
+        start = time.perf_counter()
+        path = job.ref.locate(root)
+        if is_address(path):
+            try:
+                job.fetched = self._fetcher.fetch(path)
+            except UnreadableImageError as error:
+                job.failure = str(error)
+                return 0
+            finally:
+                job.seconds["decode"] += time.perf_counter() - start
+            path = _path_of(job.fetched)
+        return measure_image(path)
+
     def _decode(self, root: str, job: _Job) -> Image | None:
+        if job.failure is not None:
+            return None
         start = time.perf_counter()
         image = None
-        path = job.ref.locate(root)
+        path = job.ref.locate(root) if job.fetched is None else _path_of(job.fetched)
         # Before it is read: a file that changes meanwhile is then found changed by the next call.
         job.file = read_state(path)
         try:
             image = read_image(path, self._pixel_limit)
         except UnreadableImageError as error:
             job.failure = str(error)
-        job.seconds["decode"] = time.perf_counter() - start
+        if job.fetched is not None:
+            job.file = FileState(job.file.size, 0, job.file.content)  # the time is that of the copy
+            job.fetched.close()
+            job.fetched = None
+        job.seconds["decode"] += time.perf_counter() - start
         return image
 
-    def _run_models(self, decoded: DecodeAhead[_Job]) -> None:
+    def _run_models(self, decoded: DecodeAhead[_Job]) -> float:
+        """Label what is decoded; returns the seconds for which there was nothing yet."""
         try:
             self._group(decoded)
+            return decoded.waited
         finally:
             decoded.close()
 
@@ -243,6 +285,7 @@ class Annotator:
 
     def _segment(self, job: _Job, image: Image, found: Detections) -> None:
         start = time.perf_counter()
+        job.feature = found.image_feature
         try:
             segmented = self.stages.segment(image, found)
             job.instances = segmented.instances
@@ -271,10 +314,11 @@ class Annotator:
             job.seconds["encode"] = time.perf_counter() - start
             done.drops.update(name_drops(job.drops, self.ontology))
             decode, detect, segment, encode = (job.seconds[stage] for stage in STAGES)
-            noted = (job.file.size, job.file.mtime_ns, job.file.content)
-            done.timings.append(ImageTiming(image_id, decode, detect, segment, encode, host, worker, *noted))
+            file = (job.file.size, job.file.mtime_ns, job.file.content)
+            times = (decode, detect, segment, encode)
+            done.timings.append(ImageTiming(image_id, *times, host, worker, *file, job.feature))
         return done
 
 
-def _measure(root: str, job: _Job) -> int:
-    return measure_image(job.ref.locate(root))
+def _path_of(file: BinaryIO) -> str:
+    return f"/proc/self/fd/{file.fileno()}"

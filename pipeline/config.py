@@ -22,7 +22,6 @@ class FilterSettings:
 
     Attributes:
         nms_iou: Of two boxes of a class with a higher IoU, the one with the lower score goes; 1 keeps all.
-        class_agnostic: Compare boxes of all classes with each other.
         min_box_area: Smallest area in square pixels.
         max_box_share: Largest share of the image's area in (0, 1]; 1 keeps also boxes of the whole image.
         agnostic_nms_iou: As `nms_iou`, for boxes of whatever class; 1 keeps all.
@@ -38,7 +37,6 @@ class FilterSettings:
     """
 
     nms_iou: float = 0.7
-    class_agnostic: bool = False
     min_box_area: float = 0.0
     max_box_share: float = 1.0
     agnostic_nms_iou: float = 1.0
@@ -86,7 +84,9 @@ class AnnotateConfig:
         UserError: A value has the wrong type or is out of its range; the message names the option.
     """
 
-    images: str = _option("", "folder, image, glob, .txt list or .parquet table of paths")
+    images: str = _option(
+        "", "folder, image, glob, .txt list or .parquet table of paths, or an address such as s3://bucket/photos"
+    )
     classes: str = _option("", 'class names "a, b, c", or an ontology file (.yaml, .json)', metavar="NAMES|FILE")
     output: str = _option("", "run folder to write; an existing run of the same kind is continued", metavar="FOLDER")
     detector: str = _option("tiny", "zoo name (see `groundlabel models`), hub id or model folder", metavar="NAME")
@@ -94,11 +94,14 @@ class AnnotateConfig:
     box_threshold: float = _option(0.35, "lowest detector score of a box", least=0, most=1)
     text_threshold: float = _option(0.25, "lowest score of a box's words", least=0, most=1)
     nms_iou: float = _option(0.7, "overlap at which the weaker box of a class goes; 1 keeps all", least=0, most=1)
-    class_agnostic_nms: bool = _option(False, "compare boxes of all classes for overlap, not only of one class")
     min_box_area: float = _option(0.0, "smallest box in square pixels", least=0)
     max_box_share: float = _option(1.0, "largest share of the image that a box may cover", above=0, most=1)
     agnostic_nms_iou: float = _option(
-        1.0, "overlap at which the weaker of two boxes goes whatever their classes; 1 keeps all", least=0, most=1
+        1.0,
+        "overlap at which the weaker of two boxes goes whatever their classes; 1 keeps all",
+        least=0,
+        most=1,
+        metavar="IOU",
     )
     max_box_area: float | None = _option(None, "largest box in square pixels (no limit)", above=0)
     min_box_share: float = _option(0.0, "smallest share of the image that a box must cover", least=0, most=1)
@@ -129,8 +132,12 @@ class AnnotateConfig:
     )
     size: int | None = _option(None, "short side in pixels to which the detector resizes (model's default)", least=16)
     prompts_per_pass: int | None = _option(None, "most prompts in one detector pass (as many as fit)", least=1)
-    prefilter: int | None = _option(
-        None, "ask an image only for the N classes that a cheap first look finds likeliest (all)", least=1, metavar="N"
+    prefilter: str | None = _option(
+        None,
+        "ask an image only for the N classes that a cheap first look finds likeliest, or, below 1, for as many as keep "
+        "this share of the boxes (all)",
+        metavar="N|RECALL",
+        number=True,
     )
     root: str | None = _option(None, "folder that the paths of a list start from (the list's)", metavar="FOLDER")
     pixel_limit: float = _option(100.0, "most megapixels of an image; larger ones fail", above=0)
@@ -139,11 +146,30 @@ class AnnotateConfig:
         None, "label only part I of K of the images, chosen by their ids, such as 3/8; see merge", metavar="I/K"
     )
     image_timeout: float = _option(600.0, "seconds after which an image that hangs its worker is given up", above=0)
+    remote_schemes: str = _option("https,s3,gs", "kinds of addresses from which images may be fetched", metavar="NAMES")
+    allow_private_addresses: bool = _option(
+        False, "fetch images also from hosts in private networks and on this machine"
+    )
     device: str = _option("auto", "auto, cpu or cuda")
+    address: str | None = _option(
+        None,
+        "Ray cluster to join: auto, HOST:PORT or ray://HOST:PORT (a Ray of its own on this machine)",
+        metavar="ADDRESS",
+    )
     workers: int | None = _option(None, "worker processes (one a GPU; one on a CPU)", least=1, metavar="N")
+    gpus_per_worker: float | None = _option(
+        None, "GPUs of a worker, also a part of one, such as 0.5 (1, or an even share)", above=0
+    )
+    resources: str | None = _option(
+        None, "what else of Ray's resources a worker takes, such as labeller=1,big=0.5", metavar="NAME=AMOUNT,…"
+    )
     threads: int | None = _option(None, "CPU threads a worker (the cores shared among the workers)", least=1)
     batch_size: int = _option(8, "most images of equal size in one detector batch", least=1)
     shard_size: int = _option(16, "most images in one unit of work, which ends as one file", least=1)
+    profile: bool = _option(False, "print the share of time by stage over the workers, and what bounds the run")
+    metrics_port: int | None = _option(
+        None, "serve Prometheus metrics on 127.0.0.1 at this port while images are labelled", least=1, most=65535
+    )
     verify_content: bool = _option(
         False, "compare image files with their rows by content, also where size and time are as they were"
     )
@@ -159,8 +185,12 @@ class AnnotateConfig:
             raise UserError(f"--mask {self.mask}: must be segmenter or none")
         if self.tile not in (None, "auto") and not (self.tile.isdecimal() and int(self.tile) >= _LEAST_TILE):
             raise UserError(f"--tile {self.tile}: must be auto or a number of pixels, at least {_LEAST_TILE}")
+        if self.prefilter is not None:
+            _parse_prefilter(self.prefilter)
         if self.shard is not None:
             _parse_part(self.shard)
+        if self.gpus_per_worker is not None and 1 < self.gpus_per_worker != int(self.gpus_per_worker):
+            raise UserError(f"--gpus-per-worker {self.gpus_per_worker}: must be a whole number, or below 1")
         if self.overwrite and self.continue_with_old:
             raise UserError("--overwrite and --continue-with-old exclude each other")
         if self.device not in ("auto", "cpu", "cuda"):
@@ -171,9 +201,7 @@ class AnnotateConfig:
     @property
     def filters(self) -> FilterSettings:
         """The options that filter boxes and masks."""
-        same = [option.name for option in fields(FilterSettings) if option.name != "class_agnostic"]
-        values = {name: getattr(self, name) for name in same}
-        return FilterSettings(class_agnostic=self.class_agnostic_nms, **values)
+        return FilterSettings(**{option.name: getattr(self, option.name) for option in fields(FilterSettings)})
 
     @property
     def tiles(self) -> "TileSettings | None":
@@ -181,6 +209,16 @@ class AnnotateConfig:
         if self.tile is None:
             return None
         return TileSettings(None if self.tile == "auto" else int(self.tile), self.tile_overlap, self.tile_object)
+
+    @property
+    def prefilter_classes(self) -> int | None:
+        """How many classes the prefilter leaves; None where it leaves all, or as many as reach a recall."""
+        return None if self.prefilter is None else _parse_prefilter(self.prefilter)[0]
+
+    @property
+    def prefilter_recall(self) -> float | None:
+        """The recall that the prefilter is to reach; None where there is none, or the classes are given."""
+        return None if self.prefilter is None else _parse_prefilter(self.prefilter)[1]
 
     @property
     def part(self) -> tuple[int, int]:
@@ -250,6 +288,23 @@ def _parse_part(text: str) -> tuple[int, int]:
     return int(number) - 1, int(count)
 
 
+def _parse_prefilter(text: str) -> tuple[int | None, float | None]:
+    """Return a number of classes, or a recall; the other one is None.
+
+    Raises:
+        UserError: It is neither.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if text.isdecimal() and number >= 1:
+        return int(text), None
+    if not 0 < number < 1:
+        raise UserError(f"--prefilter {text}: must be a number of classes, or a recall between 0 and 1, such as .98")
+    return None, number
+
+
 def _toml_value(value: str | bool | int | float) -> str:
     """Write a scalar; a JSON string is also a TOML basic string, once DEL is escaped."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
@@ -276,7 +331,7 @@ def _checked(name: str, value: Any) -> Any:
     flag = f"--{name.replace('_', '-')}"
     if value is None and optional:
         return None
-    if limits.get("number") and type(value) is int:
+    if limits.get("number") and type(value) in (int, float):
         value = str(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)

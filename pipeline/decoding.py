@@ -1,5 +1,6 @@
 """Decoding images ahead of the models, in threads, without holding more of them than fit."""
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
@@ -38,6 +39,10 @@ class DecodeAhead(Generic[Item]):
         decode: Returns an item's image, or None where it has none; called in a thread.
         threads: Where to do both.
         room: What is held at most.
+        measurers: Where to measure, when that takes long; None means in `threads`.
+
+    Attributes:
+        waited: Seconds for which the reader waited.
     """
 
     def __init__(
@@ -47,10 +52,13 @@ class DecodeAhead(Generic[Item]):
         decode: Callable[[Item], Image | None],
         threads: Executor,
         room: Room,
+        measurers: Executor | None = None,
     ) -> None:
         self._measure = measure
         self._decode = decode
         self._threads = threads
+        self._measurers = measurers or threads
+        self.waited = 0.0
         self._room = room
         self._held = 0
         self._remaining = iter(items)
@@ -67,7 +75,7 @@ class DecodeAhead(Generic[Item]):
             wanted: The reader waits for it.
         """
         for _, item in zip(range(2 * self._room.items - len(self._measured)), self._remaining, strict=False):
-            self._measured.append((item, self._threads.submit(self._measure, item)))
+            self._measured.append((item, self._measurers.submit(self._measure, item)))
         if not self._measured or len(self._waiting) >= self._room.items:
             return False
         item, measured = self._measured[0]
@@ -82,9 +90,13 @@ class DecodeAhead(Generic[Item]):
         return True
 
     def __iter__(self) -> Iterator[tuple[Item, Image | None]]:
-        while self._waiting or self._start_next(wait=True, wanted=True):
+        while True:
+            start = time.perf_counter()
+            if not self._waiting and not self._start_next(wait=True, wanted=True):
+                return
             item, size, future = self._waiting.popleft()
             image = future.result()
+            self.waited += time.perf_counter() - start
             while self._start_next(wait=False, wanted=False):
                 pass
             yield item, image

@@ -3,7 +3,11 @@
 import hashlib
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 _MIX = 0x9E3779B97F4A7C15
 _MASK = 2**64 - 1
@@ -47,6 +51,21 @@ def read_stamp(path: str | os.PathLike[str]) -> int:
     except OSError:
         return ABSENT_STAMP
     return size_and_time_to_stamp(status.st_size, status.st_mtime_ns)
+
+
+def read_stamps(paths: Sequence[str]) -> NDArray[np.uint64]:
+    """Return the stamps of files as they are now; (N,), N may be 0. Much quicker than one by one."""
+    found, absent = [], (-1, 0)
+    for path in paths:
+        try:
+            status = os.stat(path)
+            found.append((status.st_size, status.st_mtime_ns))
+        except OSError:
+            found.append(absent)
+    states = np.array(found, np.int64).reshape(-1, 2)
+    sizes, times = states[:, 0], states[:, 1].astype(np.uint64)
+    stamps = np.maximum(times ^ (sizes.astype(np.uint64) * np.uint64(_MIX)), np.uint64(ABSENT_STAMP + 1))
+    return np.where(sizes < 0, np.uint64(ABSENT_STAMP), stamps)
 
 
 def read_state(path: str | os.PathLike[str], with_content: bool = True) -> FileState:

@@ -19,12 +19,15 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
+from pipeline.addresses import is_address, root_to_address
 from pipeline.config import AnnotateConfig
 from pipeline.engine.schedule import Batch
-from pipeline.file_state import UNKNOWN_STAMP, read_content_hash, read_stamp
+from pipeline.file_state import UNKNOWN_STAMP, read_content_hash, read_stamp, read_stamps
+from pipeline.paths import path_to_image_id
 from pipeline.sources import ImageRef, ImageSource
-from pipeline.store.index import IdIndex, IdSet, ids_to_numbers
+from pipeline.store.index import IdIndex, IdSet, paths_to_numbers
 from pipeline.store.shards import read_timings
 from pipeline.store.writer import RunWriter
 
@@ -105,6 +108,7 @@ class Listing:
     ) -> None:
         self.listed = self.new = self.changed = self.unchanged = 0
         self._source = source
+        self._root = str(source.root)
         self._run_folder = run_folder
         self._limit = config.limit
         self._part = config.part
@@ -227,8 +231,7 @@ class Listing:
         try:
             paths = self._source.paths
             while chunk := list(islice(paths, _CHUNK)):
-                refs = [ImageRef.from_path(path) for path in chunk]
-                if self._stop.is_set() or not self._sort_out(refs):
+                if self._stop.is_set() or not self._sort_out(chunk):
                     break
                 with self._progress:
                     self._progress.notify_all()
@@ -238,9 +241,9 @@ class Listing:
         except Exception as error:  # whatever it is, the main thread raises it
             self._error = error
 
-    def _sort_out(self, refs: list[ImageRef]) -> bool:
-        """Compare references with the run; returns whether more are wanted."""
-        numbers = ids_to_numbers(ref.image_id for ref in refs)
+    def _sort_out(self, paths: list[str]) -> bool:
+        """Compare paths with the run; returns whether more are wanted."""
+        numbers = paths_to_numbers(paths)
         part, parts = self._part
         wanted = numbers % np.uint64(parts) == part
         if not self._source.unique:
@@ -249,15 +252,16 @@ class Listing:
         if self._limit is not None:
             rows = rows[: self._limit - self.listed]
         places = self._index.find(numbers[rows])
-        fresh, again = [], []
-        for position, (row, place) in enumerate(zip(rows.tolist(), places.tolist(), strict=True), start=self.listed):
-            if place < 0:
-                fresh.append((position, refs[row]))
-                continue
-            self._seen[place] = True
-            if not self._holds(refs[row], place):
-                again.append((position, refs[row]))
-                self._changed_ids.append(int(numbers[row]))
+        self._seen[places[places >= 0]] = True
+        doubted = np.flatnonzero(places >= 0)
+        doubted = doubted[~self._stand([paths[row] for row in rows[doubted].tolist()], places[doubted])]
+        fresh = [self._place(position, paths[rows[position]]) for position in np.flatnonzero(places < 0).tolist()]
+        again = []
+        for position in doubted.tolist():
+            path = paths[rows[position]]
+            if not self._holds(path, int(places[position])):
+                again.append(self._place(position, path))
+                self._changed_ids.append(int(numbers[rows[position]]))
         if fresh:
             self._fresh.put(fresh)
         if again:
@@ -268,16 +272,36 @@ class Listing:
         self.listed += len(rows)
         return self._limit is None or self.listed < self._limit
 
-    def _holds(self, ref: ImageRef, place: int) -> bool:
+    def _place(self, position: int, path: str) -> tuple[int, ImageRef]:
+        return self.listed + position, ImageRef.from_path(path)
+
+    def _stand(self, paths: list[str], places: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Tell which images of the run need no closer look.
+
+        Args:
+            paths: N of them; N may be 0.
+            places: (N,) in the index.
+
+        Returns:
+            (N,): True where the file's size and time are as they were noted, nothing was noted, or it is elsewhere.
+        """
+        noted = self._index.stamps[places]
+        if root_to_address(self._root):
+            return np.ones(len(paths), bool)
+        stands: NDArray[np.bool_] = (noted == UNKNOWN_STAMP) | np.fromiter(map(is_address, paths), bool, len(paths))
+        if self._verify_content:
+            return stands
+        stands |= read_stamps([f"{self._root}/{path}" for path in paths]) == noted
+        return stands
+
+    def _holds(self, path: str, place: int) -> bool:
         """Tell whether the file of an image is the one that its row was made from."""
         noted = int(self._index.stamps[place])
-        if noted == UNKNOWN_STAMP:
-            return True
-        path = ref.locate(str(self._source.root))
+        path, image_id = f"{self._root}/{path}", path_to_image_id(path)
         stamp = read_stamp(path)
         if stamp == noted and not self._verify_content:
             return True
-        before = self._content_of(int(self._index.shards[place]), ref.image_id)
+        before = self._content_of(int(self._index.shards[place]), image_id)
         if stamp != noted and not before:
             return False
         if before and read_content_hash(path) != before:

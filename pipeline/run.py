@@ -8,19 +8,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from models.boxes_only import BoxesOnly
-from models.interfaces import Segmenter
+from models.interfaces import Detector, RankingDetector, Segmenter
 from models.ontology import Ontology
+from pipeline.addresses import parse_schemes, root_to_address
 from pipeline.annotator import Annotator
 from pipeline.config import AnnotateConfig
 from pipeline.engine.signals import stop_on_signals
 from pipeline.engine.worker import Task
 from pipeline.errors import UserError
+from pipeline.fetching import FetchSettings
 from pipeline.images import describe_error
 from pipeline.listing import Listing
 from pipeline.mask_cleanup import MaskCleanup
+from pipeline.prefilter import Calibration, RankRecorder, choose_classes, settle_prefilter, write_calibration
 from pipeline.prompt_notes import note_unread_prompts
 from pipeline.records import FailedImage
 from pipeline.sources import ImageRef, ImageSource, open_images
@@ -55,6 +58,8 @@ class AnnotateResult:
         interrupted: It was stopped by Ctrl-C or SIGTERM; the same call goes on.
         changed: Images of the run whose files had changed, and that were to be labelled anew.
         vanished: Images of the run that are not among those asked for; their rows stay.
+        profile: Where the workers' time went (`pipeline.engine.profile.Profile.to_dict`); None where there was none.
+        prefilter: How the number of the prefilter's classes was found; None where no recall was asked for.
     """
 
     output: Path
@@ -67,6 +72,8 @@ class AnnotateResult:
     interrupted: bool
     changed: int = 0
     vanished: int = 0
+    profile: Mapping[str, Any] | None = None
+    prefilter: Calibration | None = None
 
     @property
     def run(self) -> Run:
@@ -110,6 +117,7 @@ class Job:
         parts: What makes the rows (`fingerprint_parts`).
         output: Absolute path of the run folder.
         whole: Images of the run that the source does not have are gone.
+        prefilter: How the number of the prefilter's classes was found, where a recall was asked for.
     """
 
     config: AnnotateConfig
@@ -118,6 +126,7 @@ class Job:
     parts: Mapping[str, Any]
     output: Path
     whole: bool = True
+    prefilter: Calibration | None = None
 
 
 def build_annotator(config: AnnotateConfig, ontology: Ontology) -> Annotator:
@@ -127,21 +136,41 @@ def build_annotator(config: AnnotateConfig, ontology: Ontology) -> Annotator:
         ValueError: A model, prompt or option does not fit.
         FileNotFoundError: Weights are not on this machine.
     """
-    from models.zoo import load_detector, load_segmenter
+    from models.zoo import load_detector
 
-    detector = load_detector(
-        config.detector,
-        ontology,
-        box_threshold=config.box_threshold,
-        text_threshold=config.text_threshold,
-        size=config.size,
-        prompts_per_pass=config.prompts_per_pass,
-        prefilter=config.prefilter,
-        device=config.device,
-    )
-    segmenter: Segmenter = BoxesOnly()
-    if config.mask != "none":
-        segmenter = load_segmenter(config.segmenter, device=config.device, multimask=config.multimask)
+    detector = load_detector(config.detector, ontology, **_detector_options(config))
+    return _assemble(config, ontology, detector, _load_segmenter(config))
+
+
+def build_annotators(config: AnnotateConfig, ontologies: Sequence[Ontology]) -> list[Annotator]:
+    """Load the models of a config once, and make an annotator of them for each ontology.
+
+    Raises:
+        ValueError: As `build_annotator`.
+        FileNotFoundError: As `build_annotator`.
+    """
+    from models.zoo import load_detectors
+
+    detectors = load_detectors(config.detector, ontologies, **_detector_options(config))
+    segmenter = _load_segmenter(config)
+    pairs = zip(ontologies, detectors, strict=True)
+    return [_assemble(config, ontology, detector, segmenter) for ontology, detector in pairs]
+
+
+def _detector_options(config: AnnotateConfig) -> dict[str, Any]:
+    names = ("box_threshold", "text_threshold", "size", "prompts_per_pass", "device")
+    return {name: getattr(config, name) for name in names} | {"prefilter": config.prefilter_classes}
+
+
+def _load_segmenter(config: AnnotateConfig) -> Segmenter:
+    from models.zoo import load_segmenter
+
+    if config.mask == "none":
+        return BoxesOnly()
+    return load_segmenter(config.segmenter, device=config.device, multimask=config.multimask)
+
+
+def _assemble(config: AnnotateConfig, ontology: Ontology, detector: Detector, segmenter: Segmenter) -> Annotator:
     return Annotator(
         detector,
         segmenter,
@@ -151,6 +180,7 @@ def build_annotator(config: AnnotateConfig, ontology: Ontology) -> Annotator:
         config.pixels,
         tiles=config.tiles,
         cleanup=MaskCleanup(config.mask_cleanup, config.largest_part),
+        fetching=FetchSettings(parse_schemes(config.remote_schemes), config.allow_private_addresses),
     )
 
 
@@ -182,6 +212,8 @@ def annotate(
     start = time.monotonic()
     job = check_job(images, ontology, output, config, overrides)
     with RunWriter(job.output, job.parts, job.ontology, job.source.root, job.config) as writer:
+        if job.prefilter is not None:
+            write_calibration(job.output, job.prefilter)
         return label(job, writer, start, progress)
 
 
@@ -197,6 +229,8 @@ def label(job: Job, writer: RunWriter, start: float, shown: bool) -> AnnotateRes
     Raises:
         UserError: As `annotate`.
     """
+    from pipeline.engine.metrics import serve_metrics
+    from pipeline.engine.profile import Profile
     from pipeline.engine.report import Reporter
 
     listing = Listing(job.source, writer.index, job.output, job.config, job.whole, job.output)
@@ -204,15 +238,18 @@ def label(job: Job, writer: RunWriter, start: float, shown: bool) -> AnnotateRes
         reporter = Reporter(writer, listing, shown)
         writer.record("start", images=job.source.name, healed=asdict(writer.healed), version=package_version())
         try:
-            if listing.wait(1, stopping) and not stopping():
-                _compute(job, writer, listing, reporter.progress, stopping)
+            with serve_metrics(job.config.metrics_port, lambda: reporter.status):
+                if listing.wait(1, stopping) and not stopping():
+                    _compute(job, writer, listing, reporter.progress, stopping)
         except BaseException as error:
             reporter.end(ENDED, describe_error(error))
             raise
         missing = listing.todo - writer.added
         interrupted = stopping() and (missing > 0 or not listing.done)
     seconds = time.monotonic() - start
-    outcome = writer.finish(seconds, writer.added)
+    profile = Profile.from_seconds(reporter.progress.seconds, writer.added)
+    measured = None if profile is None else profile.to_dict()
+    outcome = writer.finish(seconds, writer.added, measured)
     reporter.end(INTERRUPTED if interrupted else DONE)
     return AnnotateResult(
         job.output,
@@ -225,6 +262,8 @@ def label(job: Job, writer: RunWriter, start: float, shown: bool) -> AnnotateRes
         interrupted,
         listing.changed,
         listing.vanished,
+        measured,
+        job.prefilter,
     )
 
 
@@ -288,14 +327,45 @@ def check_job(
     Raises:
         UserError: Something is wrong or missing.
     """
+    from pipeline.engine.cluster import parse_resources
+
     config = (config or AnnotateConfig()).merged(overrides)
     folder = Path(output).absolute()
     if config.continue_with_old and is_run(folder):
         settings = Run.open(folder).settings
         config, ontology = settings_to_config(settings, config), Ontology.from_dict(settings["ontology"])
+    parse_resources(config.resources or "")
     classes, parts = make_parts(config, ontology)
     note_unread_prompts(config.detector, classes)
-    return Job(config, classes, open_images(images, config.root), parts, folder)
+    source = open_images(images, config.root, parse_schemes(config.remote_schemes))
+    calibrate = partial(_calibrate_prefilter, config, classes, source.root)
+    config, prefilter = settle_prefilter(config, source, folder, calibrate)
+    if prefilter is not None:
+        _, parts = make_parts(config, classes)
+    return Job(config, classes, source, parts, folder, prefilter=prefilter)
+
+
+def _calibrate_prefilter(
+    config: AnnotateConfig, ontology: Ontology, root: Path, asked: float, refs: Sequence[ImageRef]
+) -> Calibration:
+    """Label images with all classes, and choose the fewest that keep a share of the boxes.
+
+    Raises:
+        UserError: The detector cannot be loaded, or has no first look.
+    """
+    from models.zoo import load_detector
+
+    count = len(ontology.classes)
+    exact = config.merged({"prefilter": count, "mask": "none"})
+    try:
+        detector = load_detector(exact.detector, ontology, **_detector_options(exact))
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from error
+    recorder = RankRecorder(cast(RankingDetector, detector), exact.filters)
+    annotator = _assemble(exact, ontology, recorder, BoxesOnly())
+    annotator(refs, str(root))
+    annotator.close()
+    return choose_classes(recorder.ranks, asked, len(refs), count)
 
 
 def make_parts(config: AnnotateConfig, ontology: Ontology | str | Path) -> tuple[Ontology, dict[str, Any]]:
@@ -318,11 +388,16 @@ def make_parts(config: AnnotateConfig, ontology: Ontology | str | Path) -> tuple
 def _compute(job: Job, writer: RunWriter, listing: Listing, progress: "Progress", stopping: Callable[[], bool]) -> None:
     """Label what is listed on workers, while the listing goes on."""
     from pipeline.engine.actors import Engine
+    from pipeline.engine.cluster import Place, parse_resources
 
     config = job.config
     build = partial(build_annotator, config, job.ontology)
     task = Task(str(job.source.root), job.output, writer.fingerprint, config.image_timeout)
-    with progress, Engine(build, config.workers, config.threads, use_gpu=config.device != "cpu") as engine:
+    place = Place(config.address or "", config.gpus_per_worker, parse_resources(config.resources or ""))
+    use_gpu = config.device != "cpu"
+    with progress, Engine(build, config.workers, config.threads, use_gpu, place) as engine:
+        root = str(job.source.root)
+        engine.check_folders(job.output, "" if root_to_address(root) else root)
         # In a small run, smaller batches, so that all workers have some. Neither what is done nor the number of workers
         # may count: images that share a batch share the last bits of their scores.
         large = _LARGE_BATCHES * config.shard_size

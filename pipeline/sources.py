@@ -1,4 +1,4 @@
-"""Finding the images: a folder, one file, a glob, a .txt list or a Parquet table of paths.
+"""Finding the images: a folder, one file, a glob, a .txt list or a Parquet table of paths; or addresses of them.
 
 Nothing is opened here except lists: whether a file is an image shows when it is read, and one that is not becomes a
 failed row. Ids come from the path relative to the image root, so the root is fixed by what was asked for:
@@ -9,18 +9,29 @@ failed row. Ids come from the path relative to the image root, so the root is fi
 - file: its folder. Glob ("photos/*/[ab]*.jpg", "photos/**/*.png"): the part before the first wildcard.
 - .txt list (one path a line) or Parquet (a column named in `PATH_COLUMNS`): the folder of the list, or `root` when
   given. Relative paths start there; a path outside is refused.
+- address ("s3://bucket/photos", "https://host/a.jpg"): of a folder, with its sub-folders, or of one image; its root is
+  that folder. Lists may hold addresses: one below the root is as a path below it, any other is its own path.
 """
 
 import glob
 import os
-import re
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow.parquet as pq
 
+from pipeline.addresses import (
+    DEFAULT_SCHEMES,
+    address_to_root,
+    check_address,
+    is_address,
+    join_address,
+    root_to_address,
+    scheme_of,
+)
 from pipeline.errors import UserError
 from pipeline.paths import path_to_image_id, path_to_stored, stored_to_path
 from pipeline.store.run import RUN_FILE, SHARDS_FOLDER
@@ -34,9 +45,8 @@ ENDINGS = frozenset(
 )
 """Endings that a folder search takes for images, lower case; a list or a glob may name any file."""
 
+_BLANKS = " \t\r\n\v\f"
 PATH_COLUMNS = ("path", "filepath", "file_path", "image_path", "file_name", "image")
-
-_SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
 class ImageRef(NamedTuple):
@@ -51,8 +61,12 @@ class ImageRef(NamedTuple):
         return cls(path_to_image_id(path), path_to_stored(path))
 
     def locate(self, root: str) -> str:
-        """Return the path to open."""
-        return os.path.join(root, stored_to_path(self.path))
+        """Return the path to open, or the address to fetch."""
+        path = stored_to_path(self.path)
+        if is_address(path):
+            return path
+        address = root_to_address(root)
+        return join_address(address, path) if address else os.path.join(root, path)
 
 
 @dataclass(frozen=True)
@@ -75,7 +89,7 @@ class ImageSource:
     """What a user names, to be listed once.
 
     Attributes:
-        root: Absolute folder that the paths start from.
+        root: Absolute folder that the paths start from, or an address in that form (`pipeline.addresses`).
         name: For messages.
         paths: Relative to the root, as Python gives them; reading it does the work and may raise a `UserError`.
         unique: No path comes twice.
@@ -113,46 +127,83 @@ def find_images(images: str | Path | Sequence[str | Path], root: str | Path | No
     return ImageSet(source.root, refs, source.others)
 
 
-def open_images(images: str | Path | Sequence[str | Path], root: str | Path | None = None) -> ImageSource:
+def open_images(
+    images: str | Path | Sequence[str | Path],
+    root: str | Path | None = None,
+    schemes: Collection[str] = DEFAULT_SCHEMES,
+) -> ImageSource:
     """Look at what a user names, without listing it.
 
     Args:
         images: As `find_images`.
         root: As `find_images`.
+        schemes: Kinds of addresses that may be fetched.
 
     Raises:
         UserError: There is no such thing.
     """
     if not isinstance(images, str | Path):
-        start = (
-            Path(root) if root is not None else Path(os.path.commonpath([_parent(path) for path in images] or ["."]))
-        )
-        return _list_source(start, images, "the list of images")
+        local = [path for path in images if not is_address(os.fspath(path))]
+        start = Path(root) if root is not None else Path(os.path.commonpath([_parent(path) for path in local] or ["."]))
+        return _list_source(start, images, "the list of images", schemes)
     text = os.fspath(images)
-    if _SCHEME.match(text):
-        raise UserError(f"{text}: remote images cannot be read; copy them to this machine or mount their storage")
+    if is_address(text):
+        return _open_address(text, root, schemes)
     path = Path(text)
     if not os.path.lexists(path):
         if glob.has_magic(text):
-            return _open_glob(text, root)
+            return _open_glob(text, root, schemes)
         raise UserError(f"{text}: no such file or folder; give a folder of images, an image, a glob or a list")
     if path.is_dir():
         return _open_folder(path, root)
     start = Path(root) if root is not None else path.parent
     if path.suffix.lower() in (".txt", ".parquet"):
         entries = _read_text_list(path) if path.suffix.lower() == ".txt" else _read_parquet_list(path)
-        return _list_source(start, entries, text)
-    return _list_source(start, [path.absolute()], text)
+        return _list_source(start, entries, text, schemes)
+    return _list_source(start, [path.absolute()], text, schemes)
 
 
 def _parent(path: str | Path) -> str:
     return os.path.dirname(os.path.abspath(path))
 
 
-def _list_source(root: Path, entries: Iterable[str | Path], name: str) -> ImageSource:
+def _list_source(root: Path, entries: Iterable[str | Path], name: str, schemes: Collection[str]) -> ImageSource:
+    if address := root_to_address(os.fspath(root)):
+        from pipeline.fetching import check_fetchable
+
+        check_fetchable(address, schemes)
+        return ImageSource(root, name, _relative_paths(entries, root, name, schemes))
     if not root.is_dir():
         raise UserError(f"{root}: no such folder to start the paths of {name} from; --root names another")
-    return ImageSource(root.absolute(), name, _relative_paths(entries, root.absolute(), name))
+    return ImageSource(root.absolute(), name, _relative_paths(entries, root.absolute(), name, schemes))
+
+
+def _open_address(address: str, root: str | Path | None, schemes: Collection[str]) -> ImageSource:
+    from pipeline.fetching import FetchSettings, check_fetchable, list_folder
+
+    check_fetchable(address, schemes)
+    if "*" in address:
+        raise UserError(f"{address}: wildcards are for paths on this machine; give the folder, or a .txt list")
+    folder, _, name = address.rpartition("/")
+    ending = os.path.splitext(name)[1].lower()
+    if ending in (".txt", ".parquet"):
+        raise UserError(f"{address}: a list is read from this machine only; fetch it first")
+    if ending in ENDINGS:
+        start = Path(root) if root is not None else address_to_root(folder)
+        return _list_source(start, [address], address, schemes)
+    if root is not None:
+        raise UserError(f"--root {root}: only lists take a root; the root of a folder is the folder itself")
+    source = ImageSource(address_to_root(address), address, iter(()), unique=True)
+
+    def images() -> Iterator[str]:
+        for path in list_folder(address, FetchSettings(frozenset(schemes))):
+            if os.path.splitext(path)[1].lower() in ENDINGS:
+                yield path
+            else:
+                source.others += 1
+
+    source.paths = images()
+    return source
 
 
 def _open_folder(folder: Path, root: str | Path | None) -> ImageSource:
@@ -252,7 +303,7 @@ def _is_new(folder: str, visited: set[tuple[int, int]]) -> bool:
     return True
 
 
-def _open_glob(pattern: str, root: str | Path | None) -> ImageSource:
+def _open_glob(pattern: str, root: str | Path | None, schemes: Collection[str]) -> ImageSource:
     fixed = []
     for part in Path(pattern).parts[:-1]:
         if glob.has_magic(part):
@@ -262,16 +313,21 @@ def _open_glob(pattern: str, root: str | Path | None) -> ImageSource:
     if not start.is_dir():
         raise UserError(f"{pattern}: no such file or folder; the glob starts at {start}, which does not exist")
     found = sorted(os.path.abspath(path) for path in glob.iglob(pattern, recursive=True) if not os.path.isdir(path))
-    return _list_source(start, found, pattern)
+    return _list_source(start, found, pattern, schemes)
 
 
-def _relative_paths(entries: Iterable[str | Path], root: Path, source: str) -> Iterator[str]:
-    """Yield each entry relative to the root, without touching the files."""
+def _relative_paths(entries: Iterable[str | Path], root: Path, source: str, schemes: Collection[str]) -> Iterator[str]:
+    """Yield each entry relative to the root, or its address, without touching the files."""
+    address, known = root_to_address(os.fspath(root)), set[str]()
     base = os.path.normpath(root)
     for row, entry in enumerate(entries, start=1):
         text = os.fspath(entry)
-        if _SCHEME.match(text):
-            raise UserError(f"{source}, entry {row}: {text!r} is a remote address; only local files can be read")
+        if _is_plain(text):
+            yield text
+            continue
+        if is_address(text):
+            yield _checked_address(text, f"{source}, entry {row}", address, schemes, known)
+            continue
         relative = os.path.normpath(text)
         if relative.startswith(("/", "..")):
             relative = os.path.relpath(os.path.normpath(os.path.join(base, text)), base)
@@ -282,6 +338,41 @@ def _relative_paths(entries: Iterable[str | Path], root: Path, source: str) -> I
         yield relative
 
 
+def _is_plain(text: str) -> bool:
+    """Tell, for most paths and quickly, whether one below the root is as it would be stored."""
+    return (
+        text[:1] not in ("", "/", ".")
+        and text[-1] != "/"
+        and "//" not in text
+        and "/." not in text
+        and "\0" not in text
+    )
+
+
+def _checked_address(text: str, place: str, root: str, schemes: Collection[str], known: set[str]) -> str:
+    """Return an address of a list, relative to the root where it is a plain path below that.
+
+    Args:
+        text: The address.
+        place: Where it stands, for messages.
+        root: Address that paths start from; empty for a folder.
+        schemes: That are allowed.
+        known: Those whose package was found to be installed; is added to.
+    """
+    from pipeline.fetching import check_fetchable
+
+    try:
+        if scheme_of(text) in known:
+            check_address(text, schemes)
+        else:
+            check_fetchable(text, schemes)
+            known.add(scheme_of(text))
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from error
+    below = text.removeprefix(f"{root}/") if root else text
+    return below if os.path.normpath(below) == below and not below.startswith(("/", "..")) else text
+
+
 def _read_text_list(path: Path) -> Iterator[str]:
     """Return the lines of a list, which is read on the way; whether it can be is found out now."""
     try:
@@ -290,11 +381,12 @@ def _read_text_list(path: Path) -> Iterator[str]:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
     def lines() -> Iterator[str]:
-        with path.open("rb") as stream:
+        encoding, errors = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+        with path.open(encoding=encoding, errors=errors, newline="\n") as stream:
             for row, line in enumerate(stream):
-                line = line.removeprefix(b"\xef\xbb\xbf") if row == 0 else line
-                if line.strip():
-                    yield os.fsdecode(line.rstrip(b"\n").rstrip(b"\r"))
+                line = line.removeprefix("\ufeff") if row == 0 else line
+                if line.strip(_BLANKS):
+                    yield line.rstrip("\r\n")
 
     return lines()
 

@@ -137,7 +137,8 @@ def _to_image(found: Sequence[Detections], windows: Sequence[Window], image_hw: 
     ]
     if not found:
         return Detections.empty(image_hw)
-    return Detections(image_hw, *(np.concatenate(column) for column in columns), found[-1].image_feature)
+    boxes, scores, class_ids, prompt_ids = (np.concatenate(column) for column in columns)
+    return Detections(image_hw, boxes, scores, class_ids, prompt_ids, found[-1].image_feature)
 
 
 def _merge_sorted(

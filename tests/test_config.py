@@ -74,9 +74,9 @@ def test_wrong_files_are_named(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_filters_and_pixels() -> None:
-    config = AnnotateConfig(nms_iou=0.5, class_agnostic_nms=True, min_box_area=4, max_box_share=0.9, pixel_limit=0.5)
+    config = AnnotateConfig(nms_iou=0.5, agnostic_nms_iou=0.6, min_box_area=4, max_box_share=0.9, pixel_limit=0.5)
     assert config.filters.nms_iou == 0.5
-    assert config.filters.class_agnostic
+    assert config.filters.agnostic_nms_iou == 0.6
     assert (config.filters.min_box_area, config.filters.max_box_share, config.pixels) == (4, 0.9, 500_000)
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from jobs.annotate import GROUPS
 from jobs.cli import COMMANDS, build_parser
+from pipeline.config import AnnotateConfig
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -55,6 +57,18 @@ def test_every_command_and_option_is_described(name: str, parser: argparse.Argum
         for option in action.option_strings:
             if not option.startswith("--no-") or option == action.option_strings[0]:
                 assert f"`{option}`" in section, f"{option} of {name} is not in the README"
+
+
+def test_the_options_of_annotate_are_in_the_groups_of_its_help() -> None:
+    parser = dict(_command_parsers())["annotate"]
+    shown = {
+        group.title: [(action.option_strings or [action.metavar])[0] for action in group._group_actions]
+        for group in parser._action_groups
+        if group.title in GROUPS
+    }
+    tables = re.findall(r"\*\*(\w+)\*\*\n\n((?:\|.*\n)+)", _section("annotate"))
+    assert {title: re.findall(r"^\| `([^`]+)`", table, re.MULTILINE) for title, table in tables} == shown
+    assert sorted(name for names in GROUPS.values() for name in names) == sorted(AnnotateConfig.__dataclass_fields__)
 
 
 def test_every_option_that_is_described_exists() -> None:

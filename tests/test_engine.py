@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -170,6 +172,22 @@ def test_models_that_fail_on_everything_end_the_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("local_ray")
+def test_ray_asks_for_a_token() -> None:
+    from ray._private.authentication.authentication_utils import is_token_auth_enabled
+
+    assert is_token_auth_enabled()
+    script = "import sys, ray; ray.init(address=sys.argv[1], logging_level='ERROR'); print('joined')"
+    address = ray.get_runtime_context().gcs_address
+    stranger = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")}
+    stranger |= {"RAY_AUTH_MODE": "disabled", "RAY_gcs_rpc_server_connect_timeout_s": "1"}
+    words = [sys.executable, "-c", script, address]
+    done = subprocess.run(words, env=stranger, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert "joined" not in done.stdout
+    assert "InvalidAuthToken" in done.stderr
+
+
+@pytest.mark.usefixtures("local_ray")
 def test_a_run_folder_that_cannot_be_written(tmp_path: Path) -> None:
     for row in range(2):
         save_image(tmp_path / f"images/{row}.png")
@@ -243,7 +261,7 @@ def test_a_ray_that_died_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, aliv
     engine = Engine(build_stub)
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": alive}])
     engine._check_ray()  # of somebody else: its nodes may come back
-    monkeypatch.setattr(engine, "_owns_ray", True)
+    monkeypatch.setattr(engine, "_connected", True)
     if alive:
         engine._check_ray()
     else:

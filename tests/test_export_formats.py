@@ -87,7 +87,8 @@ def test_coco_is_read_by_torchvision_and_by_ourselves(labels: Labels, tmp_path: 
     assert (written.images, written.annotations, len(written.failed)) == (5, 5, 1)
     dataset = CocoDetection(tmp_path / "out" / "images", tmp_path / "out" / "annotations.json")
     assert len(dataset) == 5
-    picture, objects = dataset[3]
+    paths = [dataset.coco.loadImgs(number)[0]["file_name"] for number in dataset.ids]
+    picture, objects = dataset[paths.index("straße/001 ß.jpg")]
     assert (picture.size, len(objects)) == ((80, 60), 2)
     assert np.array_equal(dataset.coco.annToMask(objects[0]).astype(bool), ring())
     back = {

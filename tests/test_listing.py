@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from pipeline.config import AnnotateConfig
 from pipeline.errors import UserError
-from pipeline.file_state import ABSENT_STAMP, read_stamp, read_state
+from pipeline.file_state import ABSENT_STAMP, read_stamp, read_stamps, read_state
 from pipeline.listing import Listing, Spool
+from pipeline.paths import path_to_image_id
 from pipeline.sources import ImageRef, ImageSource, open_images
-from pipeline.store.index import IdIndex, IdSet, ids_to_numbers, number_to_id
+from pipeline.store.index import IdIndex, IdSet, ids_to_numbers, number_to_id, paths_to_numbers
 from pipeline.store.run import Run
 from tests.store_runs import CONFIG, label, open_writer, rows, save_images
 from tests.stub_models import save_image
@@ -220,3 +221,14 @@ def test_state_of_files(tmp_path: Path) -> None:
     assert read_state(tmp_path / "a", with_content=False).content == ""
     assert read_state(tmp_path / "pipe").content == ""
     assert read_state(tmp_path / "none").stamp == read_stamp(tmp_path / "none") == ABSENT_STAMP
+
+
+def test_many_stamps_and_ids_are_those_of_each(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"text")
+    (tmp_path / "b").touch()
+    os.utime(tmp_path / "b", ns=(-5, -5))
+    names = ["a", "b", "gone", "é/\udce9"]
+    paths = [str(tmp_path / name) for name in names]
+    assert read_stamps(paths).tolist() == [read_stamp(path) for path in paths]
+    assert read_stamps([]).shape == (0,)
+    assert [number_to_id(number) for number in paths_to_numbers(names).tolist()] == list(map(path_to_image_id, names))

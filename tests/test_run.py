@@ -4,9 +4,12 @@ import argparse
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -33,7 +36,7 @@ from pipeline.store.run import SHARDS_FOLDER
 from pipeline.store.status import INTERRUPTED, read_status
 from pipeline.store.verify import verify_run
 from pipeline.store.writer import RunWriter
-from tests.stub_models import ONTOLOGY, build_for, save_image
+from tests.stub_models import ONTOLOGY, SLOW, build_for, save_image
 
 CLASSES = "red thing, green thing"
 
@@ -367,3 +370,44 @@ def test_ctrl_c_twice_ends_at_once(tmp_path: Path) -> None:
     assert found.images < 40
     with RunWriter.reopen(tmp_path / "run"):
         assert verify_run(tmp_path / "run").notes == []
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_metrics_and_profile_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for row in range(6):
+        save_image(tmp_path / f"photos/{row}.png", SLOW)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    seen: list[str] = []
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.2):
+            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+                seen.append(answer.read().decode())
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    words = ["annotate", str(tmp_path / "photos"), "--classes", CLASSES, "--output", str(tmp_path / "run")]
+    assert main([*words, "--shard-size", "1", "--metrics-port", str(port), "--profile"]) == 0
+    ended.set()
+    watching.join()
+    done = [
+        int(line.split()[1])
+        for text in seen
+        for line in text.splitlines()
+        if line.startswith("groundlabel_images_done")
+    ]
+    assert done == sorted(done)
+    assert any(0 < count < 6 for count in done)
+    assert any("groundlabel_workers_ready 1\n" in text for text in seen)
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", port))
+    shown = capsys.readouterr().out
+    assert "s of the workers for 6 images" in shown
+    assert "Beside that, in other threads: decode" in shown
+    profile = json.loads((tmp_path / "run/summary.json").read_text())["last_call"]["profile"]
+    assert profile["shares"]["detect"] > 0
+    assert profile["bound"] in shown
+    assert main(words) == 0

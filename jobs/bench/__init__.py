@@ -13,6 +13,7 @@ groundlabel bench tiny --n 100
 """
 BENCHES = {
     "bookkeeping": "jobs.bench.bookkeeping",
+    "calibrate": "jobs.bench.calibrate",
     "chaos": "jobs.bench.chaos",
     "engine": "jobs.bench.engine",
     "export": "jobs.bench.export",

@@ -6,13 +6,18 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from pipeline.config import AnnotateConfig
 
-FORMATS = {"jpg": {"quality": 90}, "png": {"compress_level": 1}, "tif": {"compression": "tiff_lzw"}}
+FORMATS: dict[str, dict[str, Any]] = {
+    "jpg": {"quality": 90},
+    "png": {"compress_level": 1},
+    "tif": {"compression": "tiff_lzw"},
+}
 """File formats that are measured, with Pillow's options of saving."""
 _CELL = 400
 _SCENES = 12

@@ -161,7 +161,8 @@ def encode_image(model: GroundingModel, pixel_values: Tensor) -> ImageFeatures:
     tokens = torch.cat([level_map.flatten(2).transpose(1, 2) for level_map in maps], dim=1)
     placed = [position.flatten(2).transpose(1, 2) + core.level_embed[level] for level, position in enumerate(positions)]
     level_hw = [(level_map.shape[-2], level_map.shape[-1]) for level_map in maps]
-    return ImageFeatures(tokens, torch.cat(placed, dim=1), level_hw, _summarise([source for source, _ in backbone_maps]))
+    summary = _summarise([source for source, _ in backbone_maps])
+    return ImageFeatures(tokens, torch.cat(placed, dim=1), level_hw, summary)
 
 
 def _summarise(maps: Sequence[Tensor]) -> Tensor:
@@ -172,7 +173,8 @@ def _summarise(maps: Sequence[Tensor]) -> Tensor:
     """
     means = [level_map.mean(dim=(2, 3)).float() for level_map in maps]
     roots = [normalize(mean.sign() * mean.abs().sqrt(), dim=1) for mean in means]
-    return torch.cat(roots, dim=1) / len(roots) ** 0.5
+    summary: Tensor = torch.cat(roots, dim=1) / len(roots) ** 0.5
+    return summary
 
 
 def phrase_masks(

@@ -2,33 +2,59 @@
 
 import logging
 import os
+import secrets
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
+from ray._private.authentication.authentication_utils import is_token_auth_enabled
+from ray.exceptions import (
+    AuthenticationError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayTaskError,
+    WorkerCrashedError,
+)
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.annotator import Annotator
-from pipeline.engine.deaths import Death, read_death
+from pipeline.engine.cluster import (
+    Place,
+    Probe,
+    answers,
+    check_sights,
+    describe_openness,
+    describe_waiting,
+    fits,
+    leave_probe,
+    look,
+)
+from pipeline.engine.deaths import read_death
 from pipeline.engine.progress import Progress
+from pipeline.engine.results import Results
 from pipeline.engine.schedule import Batch, Schedule
 from pipeline.engine.worker import Task, Worker
 from pipeline.errors import UserError
-from pipeline.records import FailedImage
-from pipeline.store.manifest import ShardEntry
 from pipeline.store.output import explain_os_error
-from pipeline.store.shards import describe_shard, shard_name
 from pipeline.store.status import LOADING, RUNNING, STOPPING, WorkerStatus
 from pipeline.store.writer import RunWriter
 
-CRASHES = (RayActorError, WorkerCrashedError, OutOfMemoryError)
+CRASHES = (RayActorError, WorkerCrashedError, OutOfMemoryError, NodeDiedError, ObjectLostError)
 ATTEMPTS = 3
 """Workers that a single image may kill, and workers in a row that may die while they load the models."""
 _WAIT_SECONDS = 1.0
 _LISTING_SECONDS = 0.1
+_GROW_SECONDS = 5.0
+_LOOK_SECONDS = 120.0
+"""Time for a node to start a process and look at the run's folder."""
 _OBJECT_STORE_BYTES = 100 * 1024**2
+_TOKEN_SETTINGS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
 @dataclass
@@ -48,6 +74,10 @@ class Engine:
         workers: Processes; None means one a GPU, or one.
         threads: CPU threads a worker; None shares `OMP_NUM_THREADS` or the cores among the workers.
         use_gpu: False hides all GPUs from the workers.
+        place: Where they run; by default a Ray of our own on this machine.
+
+    Raises:
+        UserError: On entering: the cluster cannot be joined, or Ray does not start.
     """
 
     def __init__(
@@ -56,27 +86,36 @@ class Engine:
         workers: int | None = None,
         threads: int | None = None,
         use_gpu: bool = True,
+        place: Place | None = None,
     ) -> None:
+        self._place = place or Place()
         self._build = build
         self._wanted = workers
         self._threads = threads
         self._use_gpu = use_gpu
         self._actors: dict[int, Any] = {}
         self._pids: dict[int, int] = {}
+        self._nodes: dict[int, set[str]] = {}  # where a worker is, or may be while it starts
+        self._grown = time.monotonic()
         self._calls: dict[Any, _Call] = {}
         self._next_index = 0
         self._deaths_while_loading = 0
-        self._owns_ray = False
+        self._connected = False
 
     def __enter__(self) -> Self:
         if not ray.is_initialized():
-            start_ray(self._wanted or os.cpu_count() or 1)
-            self._owns_ray = True
-        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        gpus = int(resources.get("GPU", 0)) if self._use_gpu else 0
-        self.workers = self._wanted or max(gpus, 1)
-        self._gpus_each = min(1.0, gpus / self.workers)
-        self.threads = self._threads or default_threads(self.workers)
+            if self._place.joined:
+                join_ray(self._place.address)
+            else:
+                start_ray(self._wanted or os.cpu_count() or 1)
+            self._connected = True
+        nodes = [node["Resources"] for node in _living_nodes()]
+        gpus = sum(node.get("GPU", 0) for node in nodes) if self._use_gpu else 0
+        self.workers = self._wanted or self._place.count_workers(nodes, self._use_gpu)
+        self._gpus_each = self._place.gpu_share(self.workers, gpus) if self._use_gpu else 0.0
+        self.threads = self._threads or self._share_threads(nodes)
+        if self._place.joined:
+            _warn(describe_waiting(nodes, self._place.needs(self._gpus_each)))
         try:
             for _ in range(self.workers):
                 self._start_worker()
@@ -90,17 +129,42 @@ class Engine:
             ray.kill(actor, no_restart=True)
         self._actors.clear()
         self._calls.clear()
-        if self._owns_ray:
+        if self._connected:
             ray.shutdown()
-            self._owns_ray = False
+            self._connected = False
+
+    def _share_threads(self, nodes: list[dict[str, float]]) -> int:
+        if not self._place.joined:
+            return default_threads(self.workers)
+        return max(int(sum(node.get("CPU", 0) for node in nodes) // self.workers), 1)
 
     def _start_worker(self) -> None:
-        options = {"num_cpus": 1, "num_gpus": self._gpus_each, "max_concurrency": 4, "max_restarts": 0}
-        actor_class: Any = ray.remote(Worker)
+        options: dict[str, Any] = {"num_cpus": 1, "num_gpus": self._gpus_each, "max_concurrency": 4, "max_restarts": 0}
+        if self._place.joined:
+            options |= {"scheduling_strategy": "SPREAD", "resources": dict(self._place.resources)}
+            self._nodes[self._next_index] = {node["NodeID"] for node in _living_nodes()}
+        actor_class: Any = ray.remote(_Actor)
         actor = actor_class.options(**options).remote(self._build, self.threads, _name(self._next_index))
         self._actors[self._next_index] = actor
-        self._calls[actor.prepare.remote()] = _Call(self._next_index, None)
+        self._calls[actor.begin.remote()] = _Call(self._next_index, None)
         self._next_index += 1
+
+    def check_folders(self, run_folder: Path, images_root: str) -> None:
+        """Make sure that each node of a cluster on which workers may run sees the run and the images.
+
+        Args:
+            run_folder: Of the run, which exists.
+            images_root: Folder of the images.
+
+        Raises:
+            UserError: A node does not; names it.
+        """
+        if not self._place.joined:
+            return
+        needs = self._place.needs(self._gpus_each)
+        with leave_probe(run_folder, images_root) as probe:
+            nodes = [node for node in _living_nodes() if fits(node["Resources"], needs)]
+            check_sights(_look_from(nodes, probe))
 
     def wait_until_ready(self) -> None:
         """Wait until all workers have loaded their models.
@@ -110,7 +174,7 @@ class Engine:
         """
         for ref in list(self._calls):
             try:
-                self._pids[self._calls[ref].worker] = ray.get(ref)
+                self._note_worker(self._calls[ref].worker, ray.get(ref))
             except CRASHES as error:
                 raise _cannot_load(1, error) from error
             except RayTaskError as error:
@@ -143,7 +207,7 @@ class Engine:
             RuntimeError: A worker failed in a way that is no fault of the input.
         """
         schedule = Schedule(batches, attempts=ATTEMPTS)
-        run = _Run(schedule, task, writer, progress)
+        run = Results(schedule, task, writer, progress, ATTEMPTS)
         loading = {call.worker for call in self._calls.values()}
         for index in self._actors:
             if index not in loading:
@@ -162,6 +226,7 @@ class Engine:
             progress.tick()
             if not schedule.workers:
                 self._check_ray()
+            self._grow()
             if not self._calls:  # all is listed later than it is labelled
                 time.sleep(_LISTING_SECONDS)
                 continue
@@ -175,11 +240,37 @@ class Engine:
         Raises:
             UserError: Its process on this machine has died.
         """
-        if self._owns_ray and not any(node["Alive"] for node in ray.nodes()):  # type: ignore[no-untyped-call]
+        if self._connected and not self._place.joined and not _living_nodes():
             raise UserError(
                 "Ray's own process on this machine has died, most likely for want of memory. "
                 "Everything written so far is kept: run the same command again to go on"
             )
+
+    def _grow(self) -> None:
+        """Start more workers where nodes were added to a cluster and nobody said how many there should be."""
+        if self._wanted or not self._place.joined or time.monotonic() - self._grown < _GROW_SECONDS:
+            return
+        self._grown = time.monotonic()
+        nodes = [node["Resources"] for node in _living_nodes()]
+        for _ in range(len(self._actors), self._place.count_workers(nodes, self._use_gpu and self._gpus_each > 0)):
+            self._start_worker()
+
+    def _lost_node(self, index: int) -> str:
+        """Return the address of the node with which a worker of a cluster was lost; empty where it died by itself."""
+        if not self._place.joined:
+            return ""
+        for node in ray.nodes():  # type: ignore[no-untyped-call]
+            if node["NodeID"] in self._nodes.get(index, set()) and self._is_lost(node):
+                return str(node["NodeManagerAddress"])
+        return ""
+
+    def _is_lost(self, node: dict[str, Any]) -> bool:
+        if not node["Alive"]:
+            return True
+        return not self._place.through_client and not answers(node["NodeManagerAddress"], node["NodeManagerPort"])
+
+    def _note_worker(self, index: int, begun: tuple[int, str]) -> None:
+        self._pids[index], self._nodes[index] = begun[0], {begun[1]}
 
     def _describe_workers(self) -> tuple[WorkerStatus, ...]:
         now, found = time.monotonic(), []
@@ -190,14 +281,14 @@ class Engine:
             found.append(WorkerStatus(self._pids.get(index, 0), images, round(now - since, 1)))
         return tuple(found)
 
-    def _feed(self, run: "_Run") -> None:
+    def _feed(self, run: Results) -> None:
         for index in run.schedule.workers:
             while (batch := run.schedule.take(index)) is not None:
                 ref = self._actors[index].annotate.remote(batch.refs, run.task)
                 self._calls[ref] = _Call(index, batch)
                 run.progress.give(len(batch.refs))
 
-    def _end(self, ref: Any, run: "_Run") -> None:
+    def _end(self, ref: Any, run: Results) -> None:
         """Deal with a call that ended."""
         call = self._calls[ref]
         try:
@@ -210,69 +301,72 @@ class Engine:
         del self._calls[ref]
         if call.batch is None:
             self._deaths_while_loading = 0
-            self._pids[call.worker] = result
+            self._note_worker(call.worker, result)
             run.schedule.add_worker(call.worker)
             return
         run.schedule.finish(call.worker, call.batch)
         if result is not None:
             run.note(result)
 
-    def _replace(self, index: int, run: "_Run", error: Exception) -> None:
+    def _replace(self, index: int, run: Results, error: Exception) -> None:
         """Start a worker for one that died, and save or queue again what it had."""
         was_loading = any(call.worker == index and call.batch is None for call in self._calls.values())
         self._calls = {ref: call for ref, call in self._calls.items() if call.worker != index}
         ray.kill(self._actors.pop(index), no_restart=True)
         death = read_death(run.task.run_folder, _name(index))
-        run.note_death(self._pids.pop(index, 0), death, was_loading)
+        node = "" if death.note else self._lost_node(index)
+        self._nodes.pop(index, None)
+        run.note_death(self._pids.pop(index, 0), death, was_loading, node)
         if was_loading:
-            self._deaths_while_loading += 1
+            self._deaths_while_loading += not node
             if self._deaths_while_loading >= ATTEMPTS:
                 raise _cannot_load(ATTEMPTS, error) from error
         else:
-            run.recover(run.schedule.lose_worker(index), death)
+            run.recover(run.schedule.lose_worker(index), death, blameless=bool(node))
         self._start_worker()
 
 
-@dataclass
-class _Run:
-    """One call of `Engine.run`."""
+class _Actor(Worker):
+    """A worker that knows on which node of Ray it is."""
 
-    schedule: Schedule
-    task: Task
-    writer: RunWriter
-    progress: Progress
+    def begin(self) -> tuple[int, str]:
+        """Load the models; returns the process id and the node's id."""
+        return self.prepare(), ray.get_runtime_context().get_node_id()
 
-    def note(self, entry: ShardEntry) -> None:
-        """Make a committed shard part of the run."""
-        self.writer.add(entry)
-        for path, reason in entry.failures:
-            self.writer.record("image failed", path=path, reason=reason)
-        self.progress.advance(entry.rows, entry.failures)
 
-    def note_death(self, pid: int, death: Death, loading: bool) -> None:
-        """Write into the log that a worker died, and of what."""
-        self.writer.record("worker died", pid=pid, signal=death.signal, loading=loading, note=death.note)
-        self.progress.lose(f"worker {pid} died of {death.signal}")
+def _living_nodes() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
-    def recover(self, lost: list[Batch], death: Death) -> None:
-        """Save what a dead worker committed and queue the rest again, or give it up.
 
-        Args:
-            lost: All batches that were in flight at the worker; may be empty.
-            death: How the worker died.
-        """
-        for batch in lost:
-            name = shard_name(ref.image_id for ref in batch.refs)
-            entry = describe_shard(self.task.run_folder, name, self.task.fingerprint)
-            if entry is not None:
-                self.note(entry)
-                continue
-            given_up = self.schedule.suspect(batch, alone=len(lost) == 1, final=death.hung)
-            if given_up is not None:
-                reason = death.describe(self.task.image_timeout, ATTEMPTS)
-                for ref in given_up.refs:
-                    failed = self.writer.commit_failure(FailedImage(ref.image_id, ref.path, reason), self.task.root)
-                    self.note(failed)
+def _look_from(nodes: list[dict[str, Any]], probe: Probe) -> dict[str, str]:
+    """Look at the probe from each node; returns what `look` said, by the node's address and name."""
+    looking: Any = ray.remote(look)
+    calls = {}
+    for node in nodes:
+        strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ref = looking.options(num_cpus=0, max_retries=0, scheduling_strategy=strategy).remote(probe)
+        calls[ref] = f"{node['NodeManagerAddress']} ({node['NodeManagerHostname']})"
+    ready = ray.wait(list(calls), num_returns=len(calls), timeout=_LOOK_SECONDS)[0] if calls else []
+    sights = {}
+    for ref, name in calls.items():
+        if ref not in ready:
+            sights[name] = (
+                f"did not start a process within {_LOOK_SECONDS:g} s; take it out of the cluster, or try again"
+            )
+            continue
+        try:
+            sights[name] = str(ray.get(ref))
+        except CRASHES:
+            continue  # it went away just now
+        except Exception as error:  # Ray wraps what a node cannot import in errors of several kinds
+            cause = str(error).strip().splitlines()[-1]
+            sights[name] = f"cannot run groundlabel ({cause}); install the same version on every node"
+    return sights
+
+
+def _warn(text: str) -> None:
+    if text:
+        print(f"groundlabel: warning: {text}", file=sys.stderr, flush=True)
 
 
 def _name(index: int) -> str:
@@ -291,6 +385,7 @@ def start_ray(cpus: int) -> None:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+    make_token()
     for attempt in range(1, ATTEMPTS + 1):
         try:
             ray.init(
@@ -306,17 +401,58 @@ def start_ray(cpus: int) -> None:
             # A bare Exception, when Ray's own processes got too little CPU time to come up: its limits are fixed.
             if "timed out during startup" not in str(error):
                 raise
-            _kill_half_started(error)
+            kill_half_started(error)
             if attempt == ATTEMPTS:
                 raise UserError(
                     f"Ray did not start in {ATTEMPTS} attempts; this machine is too busy with other programs. "
                     "Everything written so far is kept: run the same command again later"
                 ) from error
-    # Ray prints a paragraph on stdout for each worker that dies; the engine deals with those.
+    _quiet_ray()
+    _warn_if_open()
+
+
+def make_token() -> None:
+    """Make a token of this process for a Ray that it starts, unless the environment names one.
+
+    Ray's ports are open to the network, and its own token is in a file that other users may be able to read.
+    """
+    if not any(name in os.environ for name in _TOKEN_SETTINGS):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def join_ray(address: str) -> None:
+    """Join a cluster as its driver; `ray.shutdown()` leaves it.
+
+    Args:
+        address: "auto", "host:port" or "ray://host:port".
+
+    Raises:
+        UserError: It cannot be joined.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, AuthenticationError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"--address {address}: the cluster cannot be joined ({str(error).strip().splitlines()[0]}). It must run "
+            f"Ray {ray.__version__} on Python {sys.version_info.major}.{sys.version_info.minor}, and where it asks for "
+            "a token, RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH must name the same one here"
+        ) from error
+    _quiet_ray()
+    _warn_if_open()
+
+
+def _quiet_ray() -> None:
+    """Keep Ray from printing a paragraph on stdout for each worker that dies; the engine deals with those."""
     ray._private.worker.print_to_stdstream = lambda data, ignore_prefix: None
 
 
-def _kill_half_started(error: Exception) -> None:
+def _warn_if_open() -> None:
+    addresses = [node["NodeManagerAddress"] for node in _living_nodes()]
+    _warn(describe_openness(addresses, is_token_auth_enabled()))
+
+
+def kill_half_started(error: Exception) -> None:
     """End the processes of a Ray node that did not come up; only the failed constructor's frame still knows them."""
     trace = error.__traceback__
     while trace is not None:

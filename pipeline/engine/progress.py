@@ -38,6 +38,8 @@ class Progress:
         deaths: Workers that died.
         reasons: Failed images by the kind of reason.
         last_error: Of the last failed image or dead worker.
+        error_time: When that was, seconds since 1970; 0 when there was none.
+        seconds: What the workers spent, by stage (`pipeline.engine.profile`).
         state: What the driver does, as in `status.json`.
         workers: What each does.
     """
@@ -54,6 +56,8 @@ class Progress:
         self.done = self.failed = self.given = self.deaths = 0
         self.reasons: Counter[str] = Counter()
         self.last_error = ""
+        self.error_time = 0.0
+        self.seconds: Counter[str] = Counter()
         self.state = LOADING
         self.workers: tuple[WorkerStatus, ...] = ()
         self._report = report
@@ -91,7 +95,10 @@ class Progress:
     def lose(self, what: str) -> None:
         """Count a worker that died, and of what."""
         self.deaths += 1
-        self.last_error = what
+        self._note_error(what)
+
+    def _note_error(self, what: str) -> None:
+        self.last_error, self.error_time = what, time.time()
 
     def advance(self, done: int, failures: Sequence[tuple[str, str]] = ()) -> None:
         """Count images.
@@ -105,7 +112,7 @@ class Progress:
         self.reasons.update(reason_kind(reason) for _, reason in failures)
         if failures:
             path, reason = failures[-1]
-            self.last_error = f"{path}: {reason}"
+            self._note_error(f"{path}: {reason}")
         now = self._clock()
         self._history.append((now, self.done))
         while len(self._history) > 2 and now - self._history[0][0] > WINDOW_SECONDS:

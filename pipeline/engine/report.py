@@ -22,6 +22,7 @@ class Reporter:
 
     Attributes:
         progress: To be told of what happens; reports by itself.
+        status: As it was last written.
     """
 
     def __init__(self, writer: RunWriter, listing: Listing, shown: bool) -> None:
@@ -45,29 +46,29 @@ class Reporter:
         listing, at_work = self._listing, (state or progress.state) in AT_WORK
         progress.total = listing.todo
         known = listing.done and progress.rate > 0
-        self._writer.report(
-            RunStatus(
-                state=state or progress.state,
-                host=socket.gethostname(),
-                pid=os.getpid(),
-                started=self._started,
-                updated=time.time(),
-                listed=listing.listed,
-                listing_done=listing.done,
-                present=listing.unchanged,
-                todo=listing.todo,
-                done=progress.done,
-                failed=progress.failed,
-                given=progress.given,
-                reasons=dict(progress.reasons.most_common(_REASONS)),
-                rate=round(progress.rate, 3) if at_work else 0.0,
-                rate_overall=round(progress.rate_overall, 3),
-                seconds_left=round((listing.todo - progress.done) / progress.rate, 1) if known and at_work else None,
-                deaths=progress.deaths,
-                last_error=error or progress.last_error,
-                workers=progress.workers if at_work else (),
-            )
+        self.status = RunStatus(
+            state=state or progress.state,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            started=self._started,
+            updated=time.time(),
+            listed=listing.listed,
+            listing_done=listing.done,
+            present=listing.unchanged,
+            todo=listing.todo,
+            done=progress.done,
+            failed=progress.failed,
+            given=progress.given,
+            reasons=dict(progress.reasons.most_common(_REASONS)),
+            rate=round(progress.rate, 3) if at_work else 0.0,
+            rate_overall=round(progress.rate_overall, 3),
+            seconds_left=round((listing.todo - progress.done) / progress.rate, 1) if known and at_work else None,
+            deaths=progress.deaths,
+            last_error=error or progress.last_error,
+            error_time=time.time() if error else progress.error_time,
+            workers=progress.workers if at_work else (),
         )
+        self._writer.report(self.status)
 
     def end(self, state: str, error: str = "") -> None:
         """Say in the status and the log how the call ended; where the disk is full, nobody can be told."""

@@ -3,11 +3,12 @@
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.annotator import Annotator
 from pipeline.engine.deaths import Watchdog
+from pipeline.engine.profile import WAIT, WRITE, WorkerClock
 from pipeline.sources import ImageRef
 from pipeline.store.manifest import ShardEntry
 from pipeline.store.shards import write_shard
@@ -45,23 +46,28 @@ class Worker:
         self._build = build
         self._annotator: Annotator | None = None
         self._watchdog = Watchdog(name)
+        self._clock = WorkerClock()
 
     def prepare(self) -> int:
         """Load the models; returns the process id."""
         if self._annotator is None:
             self._annotator = self._build()
             self._annotator.watch = self._watchdog.progress
+            self._clock = WorkerClock()
         return os.getpid()
 
     def annotate(self, refs: tuple[ImageRef, ...], task: Task) -> ShardEntry | None:
         """Label a batch and commit it as a shard; None when it was stopped before the first image."""
         if self._annotator is None:
             raise RuntimeError("annotate was called before prepare")
-        with self._watchdog.watching(task.run_folder, task.image_timeout):
+        with self._clock.working(), self._watchdog.watching(task.run_folder, task.image_timeout):
             done = self._annotator(refs, task.root)
             if not done.records:
                 return None
-            return write_shard(task.run_folder, done.records, done.timings, task.fingerprint, done.drops)
+            start = time.perf_counter()
+            entry = write_shard(task.run_folder, done.records, done.timings, task.fingerprint, done.drops)
+            spent = {WAIT: round(done.waited, 4), WRITE: round(time.perf_counter() - start, 4)}
+        return replace(entry, seconds={**entry.seconds, **spent, **self._clock.take()})
 
     def cpu_seconds(self) -> float:
         """Return the CPU time that this process has used."""

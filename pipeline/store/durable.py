@@ -28,7 +28,7 @@ def write_parts(path: Path, parts: Iterable[bytes | memoryview], durable: bool =
     Raises:
         OSError: As `write_file`.
     """
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"{TEMPORARY}{os.uname().nodename}-{os.getpid()}-{path.name}")
     try:
         with open(temporary, "wb") as file:
             for part in parts:
@@ -55,4 +55,7 @@ def sync_folder(folder: Path) -> None:
 
 def leftovers(folder: Path) -> Iterator[Path]:
     """Yield the half-written files in a folder."""
-    return folder.glob(f"{TEMPORARY}*")
+    with os.scandir(folder) as listing:
+        for entry in listing:
+            if entry.name.startswith(TEMPORARY):
+                yield folder / entry.name

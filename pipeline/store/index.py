@@ -1,19 +1,29 @@
 """Which images a run has, as sorted numbers: 20 bytes an image, so that ten million fit beside everything else."""
 
+import hashlib
+import sys
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.store.manifest import ShardEntry
+from pipeline.store.manifest import EntryIds, ShardEntry, read_manifest_ids
 
 Ids = NDArray[np.uint64]
+_ENCODING = (sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())
 
 
 def ids_to_numbers(ids: Iterable[str]) -> Ids:
     """Return image ids as numbers; (N,) uint64, N may be 0."""
     return np.array([int(image_id, 16) for image_id in ids], np.uint64)
+
+
+def paths_to_numbers(paths: Sequence[str]) -> Ids:
+    """Return the ids of paths (`path_to_image_id`) as numbers; (N,) uint64, N may be 0."""
+    digests = [hashlib.sha256(path.encode(*_ENCODING)).digest()[:8] for path in paths]
+    return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
 
 
 def number_to_id(number: int) -> str:
@@ -25,7 +35,7 @@ class IdIndex:
     """The images of a run at one moment: id, stamp, shard.
 
     Args:
-        entries: Of the run; read once. An id that is in two of them counts once.
+        entries: Of the run, whole or their ids; read once. An id that is in two of them counts once.
 
     Attributes:
         ids: (N,) uint64, sorted, each once; N may be 0.
@@ -34,7 +44,7 @@ class IdIndex:
         names: Shard of each entry.
     """
 
-    def __init__(self, entries: Iterable[ShardEntry]) -> None:
+    def __init__(self, entries: Iterable[ShardEntry | EntryIds]) -> None:
         ids, stamps = bytearray(), bytearray()
         sizes = array("i")
         self.names: list[str] = []
@@ -53,6 +63,11 @@ class IdIndex:
         if len(self.ids) and (again := self.ids[1:] == self.ids[:-1]).any():
             first = np.concatenate([[True], ~again])
             self.ids, self.stamps, self.shards = self.ids[first], self.stamps[first], self.shards[first]
+
+    @classmethod
+    def read(cls, folder: Path) -> "IdIndex":
+        """Read the index of a run from its manifest."""
+        return cls(read_manifest_ids(folder))
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -15,13 +15,16 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, NamedTuple, Self
 
 from pipeline.store.durable import write_parts
 
 MANIFEST_NAME = "manifest.jsonl"
 _ID_DIGITS = 16
+_MARK_BYTES = 65536
 _HEAD = re.compile(rb'\{"crc":"([0-9a-f]{8})",("replaces":\[([^\]]*)\],"shard":"([^"]*)".*)', re.DOTALL)
+_IDS = re.compile(rb'"rows":(\d+),.*?,"ok":"([0-9a-f]*)","failed":"([0-9a-f]*)","stamps":"([0-9a-f]*)"', re.DOTALL)
+"""Within a line that is whole. A quote inside of a text is escaped, so none of these can be part of one."""
 _FIRST_FORMAT = b'{"shard":'
 
 
@@ -122,6 +125,16 @@ class ShardEntry:
         values["failures"] = tuple((path, reason) for path, reason in values["failures"])
         values["replaces"] = tuple(values["replaces"])
         return cls(**values)
+
+
+class EntryIds(NamedTuple):
+    """What an index needs of an entry; the names are those of `ShardEntry`."""
+
+    shard: str
+    rows: int
+    ok: str
+    failed: str
+    stamps: str
 
 
 _FIELDS = tuple(entry.name for entry in fields(ShardEntry))
@@ -238,6 +251,37 @@ def read_manifest(folder: Path) -> Iterator[ShardEntry]:
     Args:
         folder: The run; a run without a manifest has no entries.
     """
+    for line in _counting_lines(folder):
+        if (entry := ShardEntry._from_whole(line)) is not None:
+            yield entry
+
+
+def read_manifest_ids(folder: Path) -> Iterator[EntryIds]:
+    """Yield the ids of what `read_manifest` yields, in a third of its time."""
+    for line in _counting_lines(folder):
+        head, found = _HEAD.match(line), _IDS.search(line)
+        if head is not None and found is not None:
+            texts = (found[group].decode("ascii") for group in (2, 3, 4))
+            yield EntryIds(head[4].decode(), int(found[1]), *texts)
+        elif (
+            entry := ShardEntry._from_whole(line)
+        ) is not None:  # of the first format, with its parts in another order
+            yield EntryIds(entry.shard, entry.rows, entry.ok, entry.failed, entry.stamps)
+
+
+def manifest_mark(folder: Path) -> str:
+    """Return what tells one state of a run's manifest from another, without reading it whole."""
+    path = folder / MANIFEST_NAME
+    if not path.exists():
+        return ""
+    with path.open("rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(size - _MARK_BYTES, 0))
+        return f"{size}-{zlib.crc32(stream.read()):08x}"
+
+
+def _counting_lines(folder: Path) -> Iterator[bytes]:
+    """Yield the lines that count, in the form of today."""
     path = folder / MANIFEST_NAME
     if not path.exists():
         return
@@ -249,8 +293,8 @@ def read_manifest(folder: Path) -> Iterator[ShardEntry]:
         del state
         stream.seek(0)
         for counted, line in zip(counts, stream, strict=False):
-            if counted and (entry := ShardEntry._from_whole(_modern(line))) is not None:
-                yield entry
+            if counted:
+                yield _modern(line)
 
 
 class ManifestWriter:

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.records import FailedImage
 from pipeline.store.durable import write_file
-from pipeline.store.manifest import RunCounts, ShardEntry, read_manifest
+from pipeline.store.manifest import RunCounts, ShardEntry, manifest_mark, read_manifest
 from pipeline.store.output import FAILED_FILE, SUMMARY_FILE, SUMMARY_TEXT
 from pipeline.store.run import Run
 from pipeline.store.shards import read_shard, read_timings
@@ -21,7 +21,8 @@ from pipeline.store.shards import read_shard, read_timings
 SLOWEST = 10
 _FAILURES_IN_SUMMARY = 100
 _REASON_LENGTH = 120
-_STAGES = ("decode", "detect", "segment", "encode")
+_IMAGE_STAGES = ("decode", "detect", "segment", "encode")
+_STAGES = (*_IMAGE_STAGES, "write")
 
 
 def reason_kind(reason: str) -> str:
@@ -67,13 +68,14 @@ class _Sums:
             self.with_failures.append((entry.first_path, entry.shard))
 
 
-def write_summary(folder: Path, seconds: float, computed: int) -> Outcome:
+def write_summary(folder: Path, seconds: float, computed: int, profile: Mapping[str, Any] | None = None) -> Outcome:
     """Write summary.json and summary.md, and failed.csv when images failed.
 
     Args:
         folder: The run.
         seconds: Wall-clock time of this call.
         computed: Images that it labelled or found to be failed; with 0 files that are there stay as they are.
+        profile: Where the workers' time went in this call (`pipeline.engine.profile`); None where it is not known.
 
     Returns:
         What the run came to.
@@ -82,6 +84,8 @@ def write_summary(folder: Path, seconds: float, computed: int) -> Outcome:
         UserError: A shard with failed rows cannot be read.
         OSError: The disk is full or the folder cannot be written.
     """
+    if not computed and (known := _read_outcome(folder)) is not None:
+        return known
     run = Run.open(folder)
     sums = _Sums()
     for entry in read_manifest(folder):
@@ -90,12 +94,11 @@ def write_summary(folder: Path, seconds: float, computed: int) -> Outcome:
     names = [spec.name for spec in run.ontology.classes]
     per_class = {name: sums.per_class[name] for name in names}
     counts = RunCounts(sums.ok + sums.failed, sums.ok, sums.failed, sums.instances, per_class)
-    if not computed and (folder / SUMMARY_FILE).exists():
+    if not computed and (folder / SUMMARY_FILE).exists() and _note_mark(folder, counts):
         return Outcome(counts, failed)
     summary = _summarise(run, sums, counts, failed)
-    summary["last_call"] = {"images": computed, "seconds": round(seconds, 3)}
-    text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
-    write_file(folder / SUMMARY_FILE, text.encode() + b"\n")
+    summary["last_call"] = {"images": computed, "seconds": round(seconds, 3), "profile": profile}
+    write_file(folder / SUMMARY_FILE, _summary_text(summary))
     write_file(folder / SUMMARY_TEXT, summary_to_markdown(summary).encode())
     if failed:
         write_file(folder / FAILED_FILE, _failed_csv(failed))
@@ -115,12 +118,53 @@ def _summarise(run: Run, sums: _Sums, counts: RunCounts, failed: Sequence[Failed
         "seconds_by_stage": {stage: round(float(sums.seconds[stage]), 3) for stage in _STAGES if stage in sums.seconds},
         "slowest": [{"path": path, "seconds": taken} for taken, path in _slowest_images(run, sums.slow)],
         "fingerprint": run.fingerprint,
+        "manifest": manifest_mark(run.folder),
         "failed_by_reason": dict(Counter(reason_kind(row.reason) for row in failed).most_common()),
         "failures": [
             {"image_id": row.image_id, "path": row.path, "reason": row.reason} for row in failed[:_FAILURES_IN_SUMMARY]
         ],
         "failures_listed_in": FAILED_FILE if failed else None,
     }
+
+
+def _read_outcome(folder: Path) -> Outcome | None:
+    """Return what the summary says, where it is of the manifest as it is; else None."""
+    try:
+        summary = json.loads((folder / SUMMARY_FILE).read_bytes())
+        if summary["manifest"] != manifest_mark(folder):
+            return None
+        images, ok, bad, found = (int(summary[name]) for name in ("images", "ok", "failed", "instances"))
+        counts = RunCounts(images, ok, bad, found, dict(summary["per_class"]))
+        failed = _read_failed(folder / FAILED_FILE) if counts.failed else ()
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return Outcome(counts, failed) if len(failed) == counts.failed else None
+
+
+def _read_failed(path: Path) -> tuple[FailedImage, ...]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        return tuple(FailedImage(row["image_id"], row["path"], row["reason"]) for row in csv.DictReader(stream))
+
+
+def _note_mark(folder: Path, counts: RunCounts) -> bool:
+    """Let the summary be of the manifest as it is, where its counts are; returns whether they are."""
+    try:
+        summary = json.loads((folder / SUMMARY_FILE).read_bytes())
+    except ValueError:
+        return False
+    if [summary.get(name) for name in ("images", "failed", "instances")] != [
+        counts.total,
+        counts.failed,
+        counts.instances,
+    ]:
+        return False
+    summary["manifest"] = manifest_mark(folder)
+    write_file(folder / SUMMARY_FILE, _summary_text(summary))
+    return True
+
+
+def _summary_text(summary: Mapping[str, Any]) -> bytes:
+    return json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
 def _keep_slowest(slow: list[tuple[float, str]], entry: ShardEntry) -> None:
@@ -141,7 +185,7 @@ def _slowest_images(run: Run, slow: Iterable[tuple[float, str]]) -> list[tuple[f
         table = read_shard(run.folder, shard)
         paths = dict(zip(table.column("image_id").to_pylist(), table.column("path").to_pylist(), strict=True))
         for row in times.to_pylist():
-            taken = round(sum(row[f"seconds_{stage}"] for stage in _STAGES), 3)
+            taken = round(sum(row[f"seconds_{stage}"] for stage in _IMAGE_STAGES), 3)
             found.append((taken, paths[row["image_id"]]))
     return sorted(found, key=lambda item: (-item[0], item[1]))[:SLOWEST]
 
@@ -168,6 +212,11 @@ def summary_to_markdown(summary: Mapping[str, Any]) -> str:
         listed = list(rows)
         if listed:
             lines += ["", f"## {title}", "", *_table(heads, listed)]
+    if profile := summary.get("last_call", {}).get("profile"):
+        shares = [(name, f"{share:.1%}") for name, share in profile["shares"].items()]
+        beside = [(f"{name} (in other threads)", f"{share:.1%}") for name, share in profile["beside"].items()]
+        lines += ["", "## Where the workers' time went in the last call", ""]
+        lines += [*_table(("what", "share"), shares + beside), "", profile["bound"]]
     return "\n".join(lines) + "\n"
 
 

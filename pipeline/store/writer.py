@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 
 from models.ontology import Ontology
+from pipeline.addresses import root_to_address
 from pipeline.config import AnnotateConfig
 from pipeline.file_state import read_state
 from pipeline.paths import path_to_stored, stored_to_path
@@ -103,7 +104,7 @@ class RunWriter:
             "groundlabel": package_version(),
             "fingerprint": self.fingerprint,
             "parts": parts,
-            "images_root": path_to_stored(str(root)),
+            "images_root": path_to_stored(root_to_address(str(root)) or str(root)),
             "ontology": self._ontology.to_dict(),
             "options": {name: getattr(config, name) for name in _OPTIONS},
         }
@@ -204,7 +205,7 @@ class RunWriter:
 
     def refresh(self) -> None:
         """Read `index` anew, with what was added."""
-        self.index: IdIndex = IdIndex(read_manifest(self.output))
+        self.index: IdIndex = IdIndex.read(self.output)
 
     def _drop(self, shard: str, image_ids: Collection[str]) -> None:
         entry = shard_without(self.output, shard, image_ids)
@@ -279,12 +280,13 @@ class RunWriter:
         """
         self._guarded(self._manifest.rewrite)
 
-    def finish(self, seconds: float, computed: int) -> Outcome:
+    def finish(self, seconds: float, computed: int, profile: Mapping[str, Any] | None = None) -> Outcome:
         """Clear late shards of dead workers and write the summary; no worker may write any more.
 
         Args:
             seconds: Wall-clock time of this call.
             computed: Images that it labelled or found to be failed; with 0 a summary that is there stays as it is.
+            profile: Where the workers' time went; None where it was not measured.
 
         Returns:
             What the run came to.
@@ -293,9 +295,10 @@ class RunWriter:
             UserError: The run cannot be written.
         """
         self._guarded(self._manifest.sync)
-        self._guarded(lambda: remove_surplus(self.output))
-        self._guarded(lambda: clear_leftovers(self.output))
-        outcome: Outcome = self._guarded(lambda: write_summary(self.output, seconds, computed))
+        if computed:  # without, no worker was there that could have left something
+            self._guarded(lambda: remove_surplus(self.output))
+            self._guarded(lambda: clear_leftovers(self.output))
+        outcome: Outcome = self._guarded(lambda: write_summary(self.output, seconds, computed, profile))
         return outcome
 
     def close(self) -> None:
