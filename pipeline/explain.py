@@ -11,12 +11,13 @@ import pyarrow.compute as pc
 from models.detections import Detections
 from models.interfaces import Image
 from models.ontology import Ontology
+from pipeline.build import build_annotator
 from pipeline.config import AnnotateConfig
 from pipeline.drops import NEGATIVE
 from pipeline.errors import UserError
 from pipeline.images import UnreadableImageError, read_image
 from pipeline.paths import path_to_image_id, path_to_stored, stored_to_path
-from pipeline.run import build_annotator, make_parts
+from pipeline.run import make_parts
 from pipeline.sources import ImageRef
 from pipeline.stages import Segmented, Stages
 from pipeline.store.fingerprint import describe_differences

@@ -11,18 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from models.boxes_only import BoxesOnly
-from models.interfaces import Detector, RankingDetector, Segmenter
+from models.interfaces import RankingDetector
 from models.ontology import Ontology
 from pipeline.addresses import parse_schemes, root_to_address
-from pipeline.annotator import Annotator
+from pipeline.build import assemble, build_annotator, detector_options
 from pipeline.config import AnnotateConfig
 from pipeline.engine.signals import stop_on_signals
 from pipeline.engine.worker import Task
 from pipeline.errors import UserError
-from pipeline.fetching import FetchSettings
 from pipeline.images import describe_error
 from pipeline.listing import Listing
-from pipeline.mask_cleanup import MaskCleanup
 from pipeline.prefilter import Calibration, RankRecorder, choose_classes, settle_prefilter, write_calibration
 from pipeline.prompt_notes import note_unread_prompts
 from pipeline.records import FailedImage
@@ -127,61 +125,6 @@ class Job:
     output: Path
     whole: bool = True
     prefilter: Calibration | None = None
-
-
-def build_annotator(config: AnnotateConfig, ontology: Ontology) -> Annotator:
-    """Load the models of a config; a worker calls this in its own process.
-
-    Raises:
-        ValueError: A model, prompt or option does not fit.
-        FileNotFoundError: Weights are not on this machine.
-    """
-    from models.zoo import load_detector
-
-    detector = load_detector(config.detector, ontology, **_detector_options(config))
-    return _assemble(config, ontology, detector, _load_segmenter(config))
-
-
-def build_annotators(config: AnnotateConfig, ontologies: Sequence[Ontology]) -> list[Annotator]:
-    """Load the models of a config once, and make an annotator of them for each ontology.
-
-    Raises:
-        ValueError: As `build_annotator`.
-        FileNotFoundError: As `build_annotator`.
-    """
-    from models.zoo import load_detectors
-
-    detectors = load_detectors(config.detector, ontologies, **_detector_options(config))
-    segmenter = _load_segmenter(config)
-    pairs = zip(ontologies, detectors, strict=True)
-    return [_assemble(config, ontology, detector, segmenter) for ontology, detector in pairs]
-
-
-def _detector_options(config: AnnotateConfig) -> dict[str, Any]:
-    names = ("box_threshold", "text_threshold", "size", "prompts_per_pass", "device")
-    return {name: getattr(config, name) for name in names} | {"prefilter": config.prefilter_classes}
-
-
-def _load_segmenter(config: AnnotateConfig) -> Segmenter:
-    from models.zoo import load_segmenter
-
-    if config.mask == "none":
-        return BoxesOnly()
-    return load_segmenter(config.segmenter, device=config.device, multimask=config.multimask)
-
-
-def _assemble(config: AnnotateConfig, ontology: Ontology, detector: Detector, segmenter: Segmenter) -> Annotator:
-    return Annotator(
-        detector,
-        segmenter,
-        ontology,
-        config.filters,
-        config.batch_size,
-        config.pixels,
-        tiles=config.tiles,
-        cleanup=MaskCleanup(config.mask_cleanup, config.largest_part),
-        fetching=FetchSettings(parse_schemes(config.remote_schemes), config.allow_private_addresses),
-    )
 
 
 def annotate(
@@ -358,11 +301,11 @@ def _calibrate_prefilter(
     count = len(ontology.classes)
     exact = config.merged({"prefilter": count, "mask": "none"})
     try:
-        detector = load_detector(exact.detector, ontology, **_detector_options(exact))
+        detector = load_detector(exact.detector, ontology, **detector_options(exact))
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error
     recorder = RankRecorder(cast(RankingDetector, detector), exact.filters)
-    annotator = _assemble(exact, ontology, recorder, BoxesOnly())
+    annotator = assemble(exact, ontology, recorder, BoxesOnly())
     annotator(refs, str(root))
     annotator.close()
     return choose_classes(recorder.ranks, asked, len(refs), count)

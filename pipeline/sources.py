@@ -7,21 +7,18 @@ failed row. Ids come from the path relative to the image root, so the root is fi
   Hidden names (starting with ".") and run folders are left out. A link to a folder is followed once, and only after
   everything that is there without links; so loops end, and each real folder is read once.
 - file: its folder. Glob ("photos/*/[ab]*.jpg", "photos/**/*.png"): the part before the first wildcard.
-- .txt list (one path a line) or Parquet (a column named in `PATH_COLUMNS`): the folder of the list, or `root` when
-  given. Relative paths start there; a path outside is refused.
+- .txt list or Parquet (`pipeline.path_lists`): the folder of the list, or `root` when given. Relative paths start
+  there, and a path outside is refused.
 - address ("s3://bucket/photos", "https://host/a.jpg"): of a folder, with its sub-folders, or of one image; its root is
   that folder. Lists may hold addresses: one below the root is as a path below it, any other is its own path.
 """
 
 import glob
 import os
-import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
-
-import pyarrow.parquet as pq
 
 from pipeline.addresses import (
     DEFAULT_SCHEMES,
@@ -33,6 +30,7 @@ from pipeline.addresses import (
     scheme_of,
 )
 from pipeline.errors import UserError
+from pipeline.path_lists import read_parquet_list, read_text_list
 from pipeline.paths import path_to_image_id, path_to_stored, stored_to_path
 from pipeline.store.run import RUN_FILE, SHARDS_FOLDER
 
@@ -44,9 +42,6 @@ ENDINGS = frozenset(
     )
 )
 """Endings that a folder search takes for images, lower case; a list or a glob may name any file."""
-
-_BLANKS = " \t\r\n\v\f"
-PATH_COLUMNS = ("path", "filepath", "file_path", "image_path", "file_name", "image")
 
 
 class ImageRef(NamedTuple):
@@ -158,7 +153,7 @@ def open_images(
         return _open_folder(path, root)
     start = Path(root) if root is not None else path.parent
     if path.suffix.lower() in (".txt", ".parquet"):
-        entries = _read_text_list(path) if path.suffix.lower() == ".txt" else _read_parquet_list(path)
+        entries = read_text_list(path) if path.suffix.lower() == ".txt" else read_parquet_list(path)
         return _list_source(start, entries, text, schemes)
     return _list_source(start, [path.absolute()], text, schemes)
 
@@ -371,52 +366,3 @@ def _checked_address(text: str, place: str, root: str, schemes: Collection[str],
         raise UserError(f"{place}: {error}") from error
     below = text.removeprefix(f"{root}/") if root else text
     return below if os.path.normpath(below) == below and not below.startswith(("/", "..")) else text
-
-
-def _read_text_list(path: Path) -> Iterator[str]:
-    """Return the lines of a list, which is read on the way; whether it can be is found out now."""
-    try:
-        path.open("rb").close()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-
-    def lines() -> Iterator[str]:
-        encoding, errors = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
-        with path.open(encoding=encoding, errors=errors, newline="\n") as stream:
-            for row, line in enumerate(stream):
-                line = line.removeprefix("\ufeff") if row == 0 else line
-                if line.strip(_BLANKS):
-                    yield line.rstrip("\r\n")
-
-    return lines()
-
-
-def _read_parquet_list(path: Path) -> Iterator[str]:
-    """Return the paths of a table; its schema is read now and its rows on the way."""
-    try:
-        table = pq.ParquetFile(path)
-        names = table.schema_arrow.names
-        column = next((name for name in PATH_COLUMNS if name in names), None)
-        if column is None:
-            raise UserError(f"{path}: no column of paths; it needs one of {', '.join(PATH_COLUMNS)}, has {names}")
-    except (OSError, ValueError) as error:
-        raise _no_table(path, error) from error
-
-    def rows() -> Iterator[str]:
-        row = 0
-        with table:
-            try:
-                for batch in table.iter_batches(columns=[column]):
-                    for value in batch.column(0).to_pylist():
-                        row += 1
-                        if not isinstance(value, str) or not value:
-                            raise UserError(f"{path}, row {row}: the column {column!r} must hold a path in each row")
-                        yield value
-            except (OSError, ValueError) as error:
-                raise _no_table(path, error) from error
-
-    return rows()
-
-
-def _no_table(path: Path, error: Exception) -> UserError:
-    return error if isinstance(error, UserError) else UserError(f"{path}: cannot be read as Parquet ({error})")

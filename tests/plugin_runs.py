@@ -10,13 +10,14 @@ import pytest
 
 from models.ontology import Ontology
 from models.training.scenes import SceneConfig, render_scene
+from pipeline.build import build_annotator
 from pipeline.config import AnnotateConfig
 from pipeline.review.connection import connected_fiftyone
 from pipeline.review.ingest import Syncing, ingest
 from pipeline.review.plugin_folder import link_plugins
 from pipeline.reviewed.changes import ReviewedImage
 from pipeline.reviewed.layer import ReviewedLayer
-from pipeline.run import build_annotator, make_parts
+from pipeline.run import make_parts
 from pipeline.sources import find_images
 from pipeline.store.run import Run
 from pipeline.store.shards import write_shard

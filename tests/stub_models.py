@@ -105,7 +105,7 @@ def build_dying() -> Annotator:
 
 
 def build_for(config: AnnotateConfig, ontology: Ontology) -> Annotator:
-    """Stand in for `pipeline.run.build_annotator`."""
+    """Stand in for `pipeline.build.build_annotator`."""
     return Annotator(StubDetector(), StubSegmenter(), ontology, config.filters, config.batch_size, config.pixels)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.config import AnnotateConfig
-from pipeline.engine.actors import ATTEMPTS, Engine, join_ray, kill_half_started, make_token
+from pipeline.engine.actors import ATTEMPTS, Engine
 from pipeline.engine.cluster import (
     Place,
     answers,
@@ -22,6 +22,7 @@ from pipeline.engine.cluster import (
     parse_resources,
 )
 from pipeline.engine.progress import Progress
+from pipeline.engine.ray_start import join_ray, kill_half_started, make_token
 from pipeline.engine.worker import Task
 from pipeline.errors import UserError
 from pipeline.listing import Listing

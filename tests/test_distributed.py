@@ -10,7 +10,7 @@ import ray
 import torch
 
 from models.training.finetune_config import FinetuneConfig
-from pipeline.engine.actors import start_ray
+from pipeline.engine.ray_start import start_ray
 from pipeline.errors import UserError
 from pipeline.training import train
 from tests.tiny_training import write_scenes, write_small_detector

@@ -14,8 +14,9 @@ import ray
 
 from pipeline.annotator import Annotator
 from pipeline.config import AnnotateConfig
-from pipeline.engine.actors import ATTEMPTS, Engine, default_threads, start_ray
+from pipeline.engine.actors import ATTEMPTS, Engine, default_threads
 from pipeline.engine.progress import Progress, format_duration
+from pipeline.engine.ray_start import start_ray
 from pipeline.engine.schedule import split_batches
 from pipeline.engine.worker import Task, Worker
 from pipeline.errors import UserError

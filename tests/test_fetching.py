@@ -24,6 +24,7 @@ from pipeline.addresses import (
     root_to_address,
 )
 from pipeline.annotator import Annotator
+from pipeline.build import build_annotator
 from pipeline.config import AnnotateConfig
 from pipeline.engine.worker import Task, Worker
 from pipeline.errors import UserError
@@ -31,7 +32,6 @@ from pipeline.fetching import Fetcher, FetchSettings, is_private
 from pipeline.images import UnreadableImageError
 from pipeline.listing import Listing
 from pipeline.records import FailedImage
-from pipeline.run import build_annotator
 from pipeline.sources import ImageRef, find_images, open_images
 from pipeline.store.run import RUN_FILE, Run
 from tests.store_runs import label, open_writer, rows, save_images

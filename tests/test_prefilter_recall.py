@@ -10,11 +10,12 @@ from PIL import Image
 
 import models.zoo
 from models.training.scenes import TRAINED_PAIRS, SceneConfig, render_scene
+from pipeline.build import build_annotator
 from pipeline.config import AnnotateConfig
 from pipeline.errors import UserError
 from pipeline.prefilter import Calibration, choose_classes, read_calibration, write_calibration
 from pipeline.records import AnnotatedImage
-from pipeline.run import build_annotator, check_job
+from pipeline.run import check_job
 from pipeline.sources import find_images
 from pipeline.store.output import PREFILTER_FILE, settings_to_config
 from pipeline.store.run import Run

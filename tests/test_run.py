@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import ray
 from PIL import Image
@@ -24,12 +25,13 @@ from jobs import annotate as command
 from jobs.cli import main
 from models.ontology import Ontology
 from pipeline import AnnotateConfig, AnnotateResult, Run, annotate
-from pipeline.engine.actors import start_ray
+from pipeline.build import build_annotator
+from pipeline.engine.ray_start import start_ray
 from pipeline.errors import UserError
 from pipeline.images import read_image
 from pipeline.paths import path_to_image_id
 from pipeline.retry import retry
-from pipeline.run import build_annotator, plan_annotate
+from pipeline.run import plan_annotate
 from pipeline.store.index import ids_to_numbers
 from pipeline.store.output import RETRY_FILE
 from pipeline.store.run import SHARDS_FOLDER
@@ -158,7 +160,8 @@ def test_a_full_disk_loses_nothing(photos: Path, tmp_path: Path) -> None:
 def make_broken_folder(folder: Path) -> dict[str, str | None]:
     """Write readable and unreadable files; returns stored path -> part of the reason, or None when it can be read."""
     save_image(folder / "good.png", green=True)
-    Image.effect_noise((120, 90), 90).convert("RGB").save(folder / "whole.jpg", quality=90)
+    noise = np.random.default_rng(0).integers(0, 256, (90, 120), np.uint8)
+    Image.fromarray(noise).convert("RGB").save(folder / "whole.jpg", quality=90)
     (folder / "truncated.jpg").write_bytes((folder / "whole.jpg").read_bytes()[:2000])
     (folder / "empty.jpg").touch()
     (folder / "text.jpg").write_text("no picture at all\n" * 30)

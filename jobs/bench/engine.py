@@ -90,8 +90,8 @@ def _rounds(arguments: argparse.Namespace, config: AnnotateConfig, folder: Path)
     """Yield the timings of the engine and of the loop, a round at a time; who goes first changes."""
     from models.ontology import Ontology
     from models.zoo import load_detector, load_segmenter
+    from pipeline.build import build_annotator
     from pipeline.engine.actors import Engine
-    from pipeline.run import build_annotator
     from pipeline.sources import find_images
 
     ontology = Ontology.parse(arguments.classes)

@@ -81,8 +81,8 @@ def measure_large_image(path: Path, config: AnnotateConfig, classes: tuple[str, 
 def _label(path: Path, config: AnnotateConfig, classes: tuple[str, ...]) -> Taken:
     from models.devices import use_threads
     from models.ontology import Ontology
+    from pipeline.build import build_annotator
     from pipeline.records import AnnotatedImage
-    from pipeline.run import build_annotator
     from pipeline.sources import find_images
 
     use_threads(config.threads or 1)

@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _measure_memory(arguments)
     from models.devices import use_threads
     from models.ontology import Ontology
-    from pipeline.run import build_annotator
+    from pipeline.build import build_annotator
 
     use_threads(arguments.threads)
     whole = AnnotateConfig(detector=arguments.detector, mask="none", device="cpu")

@@ -1,9 +1,6 @@
-"""The workers as Ray actors, and the loop that feeds them. The only module that imports Ray."""
+"""The workers as Ray actors, and the loop that feeds them. See `ray_start` for where Ray comes from."""
 
-import logging
 import os
-import secrets
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -11,9 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import ray
-from ray._private.authentication.authentication_utils import is_token_auth_enabled
 from ray.exceptions import (
-    AuthenticationError,
     NodeDiedError,
     ObjectLostError,
     OutOfMemoryError,
@@ -29,7 +24,6 @@ from pipeline.engine.cluster import (
     Probe,
     answers,
     check_sights,
-    describe_openness,
     describe_waiting,
     fits,
     leave_probe,
@@ -37,6 +31,7 @@ from pipeline.engine.cluster import (
 )
 from pipeline.engine.deaths import read_death
 from pipeline.engine.progress import Progress
+from pipeline.engine.ray_start import join_ray, living_nodes, start_ray, warn
 from pipeline.engine.results import Results
 from pipeline.engine.schedule import Batch, Schedule
 from pipeline.engine.worker import Task, Worker
@@ -53,8 +48,6 @@ _LISTING_SECONDS = 0.1
 _GROW_SECONDS = 5.0
 _LOOK_SECONDS = 120.0
 """Time for a node to start a process and look at the run's folder."""
-_OBJECT_STORE_BYTES = 100 * 1024**2
-_TOKEN_SETTINGS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
 @dataclass
@@ -109,13 +102,13 @@ class Engine:
             else:
                 start_ray(self._wanted or os.cpu_count() or 1)
             self._connected = True
-        nodes = [node["Resources"] for node in _living_nodes()]
+        nodes = [node["Resources"] for node in living_nodes()]
         gpus = sum(node.get("GPU", 0) for node in nodes) if self._use_gpu else 0
         self.workers = self._wanted or self._place.count_workers(nodes, self._use_gpu)
         self._gpus_each = self._place.gpu_share(self.workers, gpus) if self._use_gpu else 0.0
         self.threads = self._threads or self._share_threads(nodes)
         if self._place.joined:
-            _warn(describe_waiting(nodes, self._place.needs(self._gpus_each)))
+            warn(describe_waiting(nodes, self._place.needs(self._gpus_each)))
         try:
             for _ in range(self.workers):
                 self._start_worker()
@@ -142,7 +135,7 @@ class Engine:
         options: dict[str, Any] = {"num_cpus": 1, "num_gpus": self._gpus_each, "max_concurrency": 4, "max_restarts": 0}
         if self._place.joined:
             options |= {"scheduling_strategy": "SPREAD", "resources": dict(self._place.resources)}
-            self._nodes[self._next_index] = {node["NodeID"] for node in _living_nodes()}
+            self._nodes[self._next_index] = {node["NodeID"] for node in living_nodes()}
         actor_class: Any = ray.remote(_Actor)
         actor = actor_class.options(**options).remote(self._build, self.threads, _name(self._next_index))
         self._actors[self._next_index] = actor
@@ -163,7 +156,7 @@ class Engine:
             return
         needs = self._place.needs(self._gpus_each)
         with leave_probe(run_folder, images_root) as probe:
-            nodes = [node for node in _living_nodes() if fits(node["Resources"], needs)]
+            nodes = [node for node in living_nodes() if fits(node["Resources"], needs)]
             check_sights(_look_from(nodes, probe))
 
     def wait_until_ready(self) -> None:
@@ -240,7 +233,7 @@ class Engine:
         Raises:
             UserError: Its process on this machine has died.
         """
-        if self._connected and not self._place.joined and not _living_nodes():
+        if self._connected and not self._place.joined and not living_nodes():
             raise UserError(
                 "Ray's own process on this machine has died, most likely for want of memory. "
                 "Everything written so far is kept: run the same command again to go on"
@@ -251,7 +244,7 @@ class Engine:
         if self._wanted or not self._place.joined or time.monotonic() - self._grown < _GROW_SECONDS:
             return
         self._grown = time.monotonic()
-        nodes = [node["Resources"] for node in _living_nodes()]
+        nodes = [node["Resources"] for node in living_nodes()]
         for _ in range(len(self._actors), self._place.count_workers(nodes, self._use_gpu and self._gpus_each > 0)):
             self._start_worker()
 
@@ -334,10 +327,6 @@ class _Actor(Worker):
         return self.prepare(), ray.get_runtime_context().get_node_id()
 
 
-def _living_nodes() -> list[dict[str, Any]]:
-    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-
-
 def _look_from(nodes: list[dict[str, Any]], probe: Probe) -> dict[str, str]:
     """Look at the probe from each node; returns what `look` said, by the node's address and name."""
     looking: Any = ray.remote(look)
@@ -364,102 +353,9 @@ def _look_from(nodes: list[dict[str, Any]], probe: Probe) -> dict[str, str]:
     return sights
 
 
-def _warn(text: str) -> None:
-    if text:
-        print(f"groundlabel: warning: {text}", file=sys.stderr, flush=True)
-
-
 def _name(index: int) -> str:
     """Return the name of a worker of this process."""
     return f"{os.uname().nodename}-{os.getpid()}-{index}"
-
-
-def start_ray(cpus: int) -> None:
-    """Start a Ray of our own on this machine, without dashboard and logs; it ends with `ray.shutdown()`.
-
-    Args:
-        cpus: Workers that may run at once; Ray starts as many processes ahead.
-
-    Raises:
-        UserError: The machine is too busy for Ray to start in time.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
-    make_token()
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-            break
-        except Exception as error:
-            # A bare Exception, when Ray's own processes got too little CPU time to come up: its limits are fixed.
-            if "timed out during startup" not in str(error):
-                raise
-            kill_half_started(error)
-            if attempt == ATTEMPTS:
-                raise UserError(
-                    f"Ray did not start in {ATTEMPTS} attempts; this machine is too busy with other programs. "
-                    "Everything written so far is kept: run the same command again later"
-                ) from error
-    _quiet_ray()
-    _warn_if_open()
-
-
-def make_token() -> None:
-    """Make a token of this process for a Ray that it starts, unless the environment names one.
-
-    Ray's ports are open to the network, and its own token is in a file that other users may be able to read.
-    """
-    if not any(name in os.environ for name in _TOKEN_SETTINGS):
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-
-
-def join_ray(address: str) -> None:
-    """Join a cluster as its driver; `ray.shutdown()` leaves it.
-
-    Args:
-        address: "auto", "host:port" or "ray://host:port".
-
-    Raises:
-        UserError: It cannot be joined.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, AuthenticationError, RuntimeError, ValueError) as error:
-        raise UserError(
-            f"--address {address}: the cluster cannot be joined ({str(error).strip().splitlines()[0]}). It must run "
-            f"Ray {ray.__version__} on Python {sys.version_info.major}.{sys.version_info.minor}, and where it asks for "
-            "a token, RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH must name the same one here"
-        ) from error
-    _quiet_ray()
-    _warn_if_open()
-
-
-def _quiet_ray() -> None:
-    """Keep Ray from printing a paragraph on stdout for each worker that dies; the engine deals with those."""
-    ray._private.worker.print_to_stdstream = lambda data, ignore_prefix: None
-
-
-def _warn_if_open() -> None:
-    addresses = [node["NodeManagerAddress"] for node in _living_nodes()]
-    _warn(describe_openness(addresses, is_token_auth_enabled()))
-
-
-def kill_half_started(error: Exception) -> None:
-    """End the processes of a Ray node that did not come up; only the failed constructor's frame still knows them."""
-    trace = error.__traceback__
-    while trace is not None:
-        owner = trace.tb_frame.f_locals.get("self")
-        if isinstance(owner, ray._private.node.Node):
-            owner.kill_all_processes(check_alive=False, allow_graceful=False)
-        trace = trace.tb_next
 
 
 def default_threads(workers: int) -> int:

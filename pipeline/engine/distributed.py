@@ -14,7 +14,8 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from pipeline.engine.actors import default_threads, start_ray
+from pipeline.engine.actors import default_threads
+from pipeline.engine.ray_start import start_ray
 from pipeline.errors import UserError
 
 Work = Callable[[Mapping[str, Any], str], None]

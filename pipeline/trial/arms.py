@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from models.ontology import Ontology
+from pipeline.build import build_annotators
 from pipeline.config import AnnotateConfig
 from pipeline.errors import UserError
 from pipeline.paths import stored_to_path
 from pipeline.records import AnnotatedImage, Record
-from pipeline.run import build_annotators
 from pipeline.sources import ImageRef
 
 

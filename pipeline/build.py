@@ -1,0 +1,70 @@
+"""From a config to an annotator: the models are loaded here."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from models.boxes_only import BoxesOnly
+from models.interfaces import Detector, Segmenter
+from models.ontology import Ontology
+from pipeline.addresses import parse_schemes
+from pipeline.annotator import Annotator
+from pipeline.config import AnnotateConfig
+from pipeline.fetching import FetchSettings
+from pipeline.mask_cleanup import MaskCleanup
+
+
+def build_annotator(config: AnnotateConfig, ontology: Ontology) -> Annotator:
+    """Load the models of a config; a worker calls this in its own process.
+
+    Raises:
+        ValueError: A model, prompt or option does not fit.
+        FileNotFoundError: Weights are not on this machine.
+    """
+    from models.zoo import load_detector
+
+    detector = load_detector(config.detector, ontology, **detector_options(config))
+    return assemble(config, ontology, detector, _load_segmenter(config))
+
+
+def build_annotators(config: AnnotateConfig, ontologies: Sequence[Ontology]) -> list[Annotator]:
+    """Load the models of a config once, and make an annotator of them for each ontology.
+
+    Raises:
+        ValueError: As `build_annotator`.
+        FileNotFoundError: As `build_annotator`.
+    """
+    from models.zoo import load_detectors
+
+    detectors = load_detectors(config.detector, ontologies, **detector_options(config))
+    segmenter = _load_segmenter(config)
+    pairs = zip(ontologies, detectors, strict=True)
+    return [assemble(config, ontology, detector, segmenter) for ontology, detector in pairs]
+
+
+def detector_options(config: AnnotateConfig) -> dict[str, Any]:
+    """Return the options of a config that `load_detector` takes."""
+    names = ("box_threshold", "text_threshold", "size", "prompts_per_pass", "device")
+    return {name: getattr(config, name) for name in names} | {"prefilter": config.prefilter_classes}
+
+
+def _load_segmenter(config: AnnotateConfig) -> Segmenter:
+    from models.zoo import load_segmenter
+
+    if config.mask == "none":
+        return BoxesOnly()
+    return load_segmenter(config.segmenter, device=config.device, multimask=config.multimask)
+
+
+def assemble(config: AnnotateConfig, ontology: Ontology, detector: Detector, segmenter: Segmenter) -> Annotator:
+    """Make an annotator of models that are loaded."""
+    return Annotator(
+        detector,
+        segmenter,
+        ontology,
+        config.filters,
+        config.batch_size,
+        config.pixels,
+        tiles=config.tiles,
+        cleanup=MaskCleanup(config.mask_cleanup, config.largest_part),
+        fetching=FetchSettings(parse_schemes(config.remote_schemes), config.allow_private_addresses),
+    )
