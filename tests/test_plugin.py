@@ -138,12 +138,13 @@ def test_explain_names_prompt_scores_and_what_was_beaten(review: Reviewed) -> No
     assert f"| score | {label.confidence:.2f} |" in text
     assert f"| mask score | {label['mask_score']:.2f} |" in text
     assert "Detector `tiny`, segmenter `tiny-sam`" in text
-    texts = [
-        review.execute("explain_box", selected_labels=select(sample, row)).result["output"]
-        for row in range(len(sample[PREDICTIONS].detections))
-    ]
-    assert any("NMS: overlaps a stronger box" in text for text in texts)
     assert review.said("explain_box", selected=[sample.id]).startswith("select one label")
+    texts = (
+        review.execute("explain_box", selected_labels=select(sample, row)).result["output"]
+        for sample in review.dataset
+        for row in range(len(sample[PREDICTIONS].detections))
+    )
+    assert any("NMS: overlaps a stronger box" in text for text in texts)
 
 
 def test_the_panel_counts_images_agreement_and_time(fresh: Reviewed) -> None:

@@ -138,5 +138,6 @@ def test_timings() -> None:
         "file_bytes": 99,
         "file_mtime_ns": 7,
         "content": "ab",
+        "image_feature": None,
     }
     assert len(timings_to_table([])) == 0

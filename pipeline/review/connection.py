@@ -29,6 +29,7 @@ def connected_fiftyone() -> Iterator[Any]:
     with open_database() as uri, _environment({URI_VARIABLE: uri, **_QUIET}):
         import fiftyone as fo
         import fiftyone.core.odm.database as database
+        from fiftyone.factory import repo_factory
 
         fo.config.database_uri = uri  # where something imported FiftyOne before us
         database._disconnect()
@@ -36,6 +37,8 @@ def connected_fiftyone() -> Iterator[Any]:
         try:
             yield fo
         finally:
+            repo_factory.RepositoryFactory.repos.clear()  # they keep a connection to this database
+            repo_factory._db = None
             database._disconnect()  # or its farewell at exit waits 30 s for a server that has gone
 
 
