@@ -16,10 +16,10 @@ from models.boxes import FloatArray
 from pipeline.store.run import Run, is_run
 from pipeline.store.shards import read_timings
 
-ALIKE = 0.9985
-"""Cosine from which images count as near-duplicates: with the bundled detector, one in a hundred photos, or microscope
-images of one kind, resembles an unrelated one more than .997 or .998; photos and their crops by a twentieth reach .9991
-in nine of ten cases, crops by a tenth in half of them."""
+ALIKE = 0.9992
+"""Cosine from which images count as near-duplicates. With the bundled detector no two of 101 photos of COCO come nearer
+than .9979, and no two of the 292 microscope images of BCCD, which all look alike, than .9991; of 100 photos cut by 2.5 %
+on each side 97 are nearer to their source, of those cut by 5 % 74."""
 MOST_COMPARED = 100_000
 """Images that are compared each with each; of more, the work would be hours."""
 _CELLS = 1 << 22
