@@ -22,9 +22,7 @@ from tests.test_app_screenshot import CHROMIUM, FLAGS, ROOT, review_command, why
 
 pytestmark = [
     pytest.mark.skipif(bool(why_skipped()), reason=why_skipped() or "everything is here"),
-    pytest.mark.skipif(
-        "GROUNDLABEL_PICTURES" not in os.environ, reason="wants a quiet machine; see above how it is run"
-    ),
+    pytest.mark.skipif("GROUNDLABEL_PICTURES" not in os.environ, reason="wants a quiet machine; run as said above"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
     pytest.mark.timeout(1800),
 ]
