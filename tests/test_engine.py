@@ -128,7 +128,7 @@ def test_the_signal_is_told_and_an_image_that_hangs_is_given_up(tmp_path: Path) 
     assert run.counts().ok == 2
     died = [json.loads(line) for line in (run.folder / LOG_FILE).read_text().splitlines()]
     signals = [event["signal"] for event in died if event["event"] == "worker died"]
-    assert signals.count("hang") in (1, 2)
+    assert signals.count("hang") in (1, 2, 3)  # in company, as a batch, alone
     assert signals.count("SIGSEGV") >= ATTEMPTS
     assert all("_detect" in event["note"] for event in died if event.get("signal") == "SIGSEGV")
 
