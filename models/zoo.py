@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 from models.interfaces import Detector, Segmenter
 from models.ontology import Ontology
@@ -192,80 +192,71 @@ def pick_device(device: str = "auto") -> str:
     return describe_devices()[0].name
 
 
-def load_detector(
-    name: str,
-    ontology: Ontology,
-    *,
-    box_threshold: float | None = None,
-    text_threshold: float | None = None,
-    size: int | None = None,
-    prompts_per_pass: int | None = None,
-    prefilter: int | None = None,
-    device: str = "auto",
-) -> Detector:
+class DetectorOptions(TypedDict, total=False):
+    """How a detector is loaded; what is left out or None is as said.
+
+    Attributes:
+        box_threshold: Least score of a box whose class has no threshold of its own; else .35.
+        text_threshold: Least probability of the best token of a box's prompt, likewise; else .25.
+        size: Shorter side to which images are resized, pixels; else the model's own.
+        prompts_per_pass: Most prompts a text pass; else the model's own, or as many as fit.
+        prefilter: Classes that an image is asked for after a cheap first look; else all.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`; else `auto`.
+    """
+
+    box_threshold: float | None
+    text_threshold: float | None
+    size: int | None
+    prompts_per_pass: int | None
+    prefilter: int | None
+    device: str
+
+
+def load_detector(name: str, ontology: Ontology, **options: Unpack[DetectorOptions]) -> Detector:
     """Load a detector for an ontology.
 
     Args:
         name: Zoo name, hub id or local folder.
         ontology: What to look for.
-        box_threshold: Least score of a box whose class has no threshold of its own; None for .35.
-        text_threshold: Least probability of the best token of a box's prompt, likewise; None for .25.
-        size: Shorter side to which images are resized, pixels; None for the model's own.
-        prompts_per_pass: Most prompts a text pass; None for the model's own, or as many as fit.
-        prefilter: Classes that an image is asked for after a cheap first look; None for all.
-        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+        options: See `DetectorOptions`.
 
     Raises:
         ValueError: The name is unknown, a number is out of range, or a prompt does not fit the model.
         FileNotFoundError: The files are not here and cannot be fetched.
     """
-    return load_detectors(
-        name,
-        [ontology],
-        box_threshold=box_threshold,
-        text_threshold=text_threshold,
-        size=size,
-        prompts_per_pass=prompts_per_pass,
-        prefilter=prefilter,
-        device=device,
-    )[0]
+    return load_detectors(name, [ontology], **options)[0]
 
 
-def load_detectors(
-    name: str,
-    ontologies: Sequence[Ontology],
-    *,
-    box_threshold: float | None = None,
-    text_threshold: float | None = None,
-    size: int | None = None,
-    prompts_per_pass: int | None = None,
-    prefilter: int | None = None,
-    device: str = "auto",
-) -> list[Detector]:
+def load_detectors(name: str, ontologies: Sequence[Ontology], **options: Unpack[DetectorOptions]) -> list[Detector]:
     """Load one model and make a detector of it for each ontology; see `load_detector`."""
     path = resolve(name, "detector")
     from models.grounding_dino.detector import BOX_THRESHOLD, TEXT_THRESHOLD, DetectorSettings
     from models.grounding_dino.load import load_for_ontologies
     from models.grounding_dino.text_cache import TextCache, default_cache_folder
 
+    box_threshold, text_threshold = options.get("box_threshold"), options.get("text_threshold")
     settings = DetectorSettings(
         BOX_THRESHOLD if box_threshold is None else box_threshold,
         TEXT_THRESHOLD if text_threshold is None else text_threshold,
-        size,
-        prompts_per_pass,
-        prefilter=prefilter,
+        options.get("size"),
+        options.get("prompts_per_pass"),
+        prefilter=options.get("prefilter"),
     )
+    device = pick_device(options.get("device", "auto"))
     cache = TextCache(default_cache_folder(), partial(model_fingerprint, str(path)))
-    return [*load_for_ontologies(path, ontologies, settings, pick_device(device), cache)]
+    return [*load_for_ontologies(path, ontologies, settings, device, cache)]
 
 
-def load_segmenter(name: str, device: str = "auto", boxes_per_chunk: int = 64, multimask: bool = False) -> Segmenter:
+def load_segmenter(
+    name: str, device: str = "auto", boxes_per_chunk: int | None = None, multimask: bool = False
+) -> Segmenter:
     """Load a segmenter.
 
     Args:
         name: Zoo name, hub id, local folder or `.pth` checkpoint.
         device: As for `load_detector`.
-        boxes_per_chunk: Most boxes decoded at once.
+        boxes_per_chunk: Most boxes decoded at once; None for 64, and for 16 on a CPU, where more take memory and no
+            less time.
         multimask: Keep the best of three masks a box, by predicted IoU.
 
     Raises:
@@ -274,19 +265,20 @@ def load_segmenter(name: str, device: str = "auto", boxes_per_chunk: int = 64, m
     """
     path = resolve(name, "segmenter")
     chosen = pick_device(device)
+    at_once = boxes_per_chunk if boxes_per_chunk is not None else 16 if chosen == "cpu" else 64
     if path.is_file():
         from models.sam.original import load_original_sam
 
-        return load_original_sam(path, chosen, boxes_per_chunk, multimask)
+        return load_original_sam(path, chosen, at_once, multimask)
     if _model_type(path) == "tiny-sam":
         if multimask:
             raise ValueError(f"multimask: the segmenter {name!r} makes one mask a box; use a SAM, as sam-vit-base")
         from models.sam.tiny import load_tiny_sam
 
-        return load_tiny_sam(chosen, boxes_per_chunk, path)
+        return load_tiny_sam(chosen, at_once, path)
     from models.sam.hf import load_hf_sam
 
-    return load_hf_sam(path, chosen, boxes_per_chunk, multimask)
+    return load_hf_sam(path, chosen, at_once, multimask)
 
 
 def _model_type(folder: Path) -> str | None:

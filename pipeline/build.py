@@ -1,11 +1,11 @@
 """From a config to an annotator: the models are loaded here."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from models.boxes_only import BoxesOnly
 from models.interfaces import Detector, Segmenter
 from models.ontology import Ontology
+from models.zoo import DetectorOptions, load_detector, load_detectors, load_segmenter
 from pipeline.addresses import parse_schemes
 from pipeline.annotator import Annotator
 from pipeline.config import AnnotateConfig
@@ -20,10 +20,8 @@ def build_annotator(config: AnnotateConfig, ontology: Ontology) -> Annotator:
         ValueError: A model, prompt or option does not fit.
         FileNotFoundError: Weights are not on this machine.
     """
-    from models.zoo import load_detector
-
     detector = load_detector(config.detector, ontology, **detector_options(config))
-    return assemble(config, ontology, detector, _load_segmenter(config))
+    return assemble(config, ontology, detector, load_segmenter_of(config))
 
 
 def build_annotators(config: AnnotateConfig, ontologies: Sequence[Ontology]) -> list[Annotator]:
@@ -33,23 +31,31 @@ def build_annotators(config: AnnotateConfig, ontologies: Sequence[Ontology]) -> 
         ValueError: As `build_annotator`.
         FileNotFoundError: As `build_annotator`.
     """
-    from models.zoo import load_detectors
-
     detectors = load_detectors(config.detector, ontologies, **detector_options(config))
-    segmenter = _load_segmenter(config)
+    segmenter = load_segmenter_of(config)
     pairs = zip(ontologies, detectors, strict=True)
     return [assemble(config, ontology, detector, segmenter) for ontology, detector in pairs]
 
 
-def detector_options(config: AnnotateConfig) -> dict[str, Any]:
+def detector_options(config: AnnotateConfig) -> DetectorOptions:
     """Return the options of a config that `load_detector` takes."""
-    names = ("box_threshold", "text_threshold", "size", "prompts_per_pass", "device")
-    return {name: getattr(config, name) for name in names} | {"prefilter": config.prefilter_classes}
+    return {
+        "box_threshold": config.box_threshold,
+        "text_threshold": config.text_threshold,
+        "size": config.size,
+        "prompts_per_pass": config.prompts_per_pass,
+        "prefilter": config.prefilter_classes,
+        "device": config.device,
+    }
 
 
-def _load_segmenter(config: AnnotateConfig) -> Segmenter:
-    from models.zoo import load_segmenter
+def load_segmenter_of(config: AnnotateConfig) -> Segmenter:
+    """Load the segmenter of a config; without masks it is one that draws none.
 
+    Raises:
+        ValueError: It does not fit.
+        FileNotFoundError: Its weights are not on this machine.
+    """
     if config.mask == "none":
         return BoxesOnly()
     return load_segmenter(config.segmenter, device=config.device, multimask=config.multimask)

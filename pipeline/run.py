@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from models.boxes_only import BoxesOnly
 from models.interfaces import RankingDetector
 from models.ontology import Ontology
+from models.zoo import load_detector, model_fingerprint, resolve
 from pipeline.addresses import parse_schemes, root_to_address
 from pipeline.build import assemble, build_annotator, detector_options
 from pipeline.config import AnnotateConfig
@@ -296,8 +297,6 @@ def _calibrate_prefilter(
     Raises:
         UserError: The detector cannot be loaded, or has no first look.
     """
-    from models.zoo import load_detector
-
     count = len(ontology.classes)
     exact = config.merged({"prefilter": count, "mask": "none"})
     try:
@@ -317,8 +316,6 @@ def make_parts(config: AnnotateConfig, ontology: Ontology | str | Path) -> tuple
     Raises:
         UserError: A model, a class or a file is wrong or missing.
     """
-    from models.zoo import model_fingerprint, resolve
-
     try:
         resolve(config.detector, "detector")
         masks = "" if config.mask == "none" else model_fingerprint(str(resolve(config.segmenter, "segmenter")))

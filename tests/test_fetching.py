@@ -304,7 +304,7 @@ def test_what_cannot_be_listed(bucket: str) -> None:
 
 def test_the_options_reach_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     made = {}
-    monkeypatch.setattr("models.zoo.load_detector", lambda *_, **__: StubDetector())
+    monkeypatch.setattr("pipeline.build.load_detector", lambda *_, **__: StubDetector())
     monkeypatch.setattr("pipeline.build.Annotator", lambda *_, **options: made.update(options) or build_stub())
     config = AnnotateConfig(mask="none", remote_schemes="s3", allow_private_addresses=True)
     build_annotator(config, ONTOLOGY).close()

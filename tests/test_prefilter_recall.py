@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-import models.zoo
 from models.training.scenes import TRAINED_PAIRS, SceneConfig, render_scene
 from pipeline.build import build_annotator
 from pipeline.config import AnnotateConfig
@@ -83,7 +82,7 @@ def test_the_number_is_kept_with_the_run(photos: Path, tmp_path: Path, monkeypat
     def refuse(*given_: object, **more: object) -> None:
         raise AssertionError("the models are not needed again")
 
-    monkeypatch.setattr(models.zoo, "load_detector", refuse)
+    monkeypatch.setattr("pipeline.run.load_detector", refuse)
     again = check_job(photos, ", ".join(NAMES), output, options, {})
     assert (again.parts, again.prefilter) == (job.parts, found)
     assert read_calibration(output, 0.95) is None

@@ -19,7 +19,6 @@ import pytest
 import ray
 from PIL import Image
 
-import models.zoo
 import pipeline.run
 from jobs import annotate as command
 from jobs.cli import main
@@ -53,7 +52,7 @@ def local_ray() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def stub_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline.run, "build_annotator", build_for)
-    monkeypatch.setattr(models.zoo, "model_fingerprint", lambda name: f"{name:_<64}")
+    monkeypatch.setattr(pipeline.run, "model_fingerprint", lambda name: f"{name:_<64}")
 
 
 @pytest.fixture
@@ -290,8 +289,8 @@ def test_empty_folder(tmp_path: Path) -> None:
 
 def test_models_are_loaded_with_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    monkeypatch.setattr(models.zoo, "load_detector", lambda *args, **options: calls.append((args, options)))
-    monkeypatch.setattr(models.zoo, "load_segmenter", lambda *args, **options: calls.append((args, options)))
+    monkeypatch.setattr("pipeline.build.load_detector", lambda *args, **options: calls.append((args, options)))
+    monkeypatch.setattr("pipeline.build.load_segmenter", lambda *args, **options: calls.append((args, options)))
     build_annotator(AnnotateConfig(box_threshold=0.4, size=320, device="cpu"), ONTOLOGY).close()
     assert calls == [
         (
@@ -305,11 +304,11 @@ def test_models_are_loaded_with_the_options(monkeypatch: pytest.MonkeyPatch) -> 
 
 _SCRIPT = """
 import sys
-import models.zoo, pipeline.run
+import pipeline.run
 from tests.stub_models import build_for
 from jobs.cli import main
 pipeline.run.build_annotator = build_for
-models.zoo.model_fingerprint = lambda name: name
+pipeline.run.model_fingerprint = lambda name: name
 sys.exit(main(["annotate", *sys.argv[1:]]))
 """
 
