@@ -64,6 +64,9 @@ def test_scores_and_recall_of_the_bundled_model() -> None:
     assert everything.filtered.ap == everything.exact.ap > 0
     assert one.recall < 1.0
     assert one.boxes == everything.boxes > 0
+    assert everything.clear == 1.0
+    assert one.clear < 1.0
+    assert all(0.5 < share <= 1.0 for share in labeller.agreement())
     shares = labeller.shares_left([1, 40, 80])
     assert 0 < shares[1] < shares[40] <= shares[80] == 1.0
 
@@ -81,9 +84,10 @@ def test_boxes_found_again_by_hand() -> None:
         classes = np.array([class_id for _, class_id in rows], np.int64)
         return Detections((10, 99), sides, np.full(len(rows), 0.5), classes, classes)
 
-    assert _found_again(boxes((0, 1), (30, 1), (60, 2)), boxes((2, 1), (60, 1), (90, 2))) == 1
-    assert _found_again(boxes((0, 1)), boxes()) == 0
-    assert _found_again(boxes(), boxes((0, 1))) == 0
+    found = _found_again(boxes((0, 1), (30, 1), (60, 2)), boxes((2, 1), (60, 1), (90, 2)))
+    assert found.tolist() == [True, False, False]
+    assert _found_again(boxes((0, 1)), boxes()).tolist() == [False]
+    assert _found_again(boxes(), boxes((0, 1))).tolist() == []
 
 
 @pytest.mark.parametrize(
@@ -119,6 +123,9 @@ def test_the_narrowest_prefilter_that_reaches_the_recall(
 
         def shares_left(self, counts: tuple[int, ...]) -> dict[int, float]:
             return {count: min(count / 20, 1.0) for count in counts}
+
+        def agreement(self) -> tuple[float, float]:
+            return 0.96, 1.0
 
         def recall(self, kept: int) -> argparse.Namespace:
             return argparse.Namespace(recall=min(kept / 24, 0.98))

@@ -30,7 +30,7 @@ def test_the_sheet_of_a_run(tmp_path: Path) -> None:
     settings |= {
         "groundlabel": "9.9",
         "parts": {
-            "labels_version": 1,
+            "labels_version": 2,
             "detector": {"name": "grounding-dino-base", "weights": "abc123", "revision": "main-7"},
             "segmenter": {"name": "tiny-sam", "weights": "def456"},
             "classes": [

@@ -1,4 +1,4 @@
-"""Fusion and deformable attention of inference against transformers' modules."""
+"""Fusion, deformable attention and feed-forward of inference against transformers' modules."""
 
 from typing import Any
 
@@ -10,8 +10,8 @@ from torch import Tensor
 from transformers import GroundingDinoConfig
 from transformers.models.grounding_dino import modeling_grounding_dino as theirs
 
-from models.grounding_dino import fusion
-from models.grounding_dino.deformable import attend_by_grid, attend_deformably
+from models.grounding_dino import feed_forward, fusion
+from models.grounding_dino.deformable import attend_by_grid, attend_deformably, attend_to_boxes
 from models.grounding_dino.forward import encode_image, encode_text, enhance
 from models.grounding_dino.fusion import fuse
 from models.grounding_dino.spans import stack_texts
@@ -89,6 +89,37 @@ def test_deformable_attention_is_transformers(
             attend_deformably(attention, hidden, positions, level_hw), expected, atol=room, rtol=0
         )
         torch.testing.assert_close(attend_by_grid(attention, hidden, positions, level_hw), expected, atol=room, rtol=0)
+
+
+@settings(max_examples=15, deadline=None)
+@given(sides=st.tuples(*[st.integers(1, 9)] * 4), queries=st.integers(1, 5), seed=st.integers(0, 1000))
+def test_deformable_attention_to_boxes_is_transformers(sides: tuple[int, ...], queries: int, seed: int) -> None:
+    """Boxes of any size, also such that reach out of the image."""
+    attention = random_weights(theirs.GroundingDinoMultiscaleDeformableAttention(CONFIG, 4, 3), 0.5)
+    level_hw = [(sides[0], sides[1]), (sides[2], sides[3])]
+    vision = normal(2, sum(height * width for height, width in level_hw), 32, seed=seed)
+    hidden = normal(2, queries, 32, seed=seed + 1)
+    boxes = normal(2, queries, 4, seed=seed + 2).sigmoid()
+    with torch.inference_mode():
+        expected = attention(
+            hidden_states=hidden,
+            encoder_hidden_states=vision,
+            reference_points=boxes[:, :, None].expand(-1, -1, 2, -1),
+            spatial_shapes=torch.tensor(level_hw),
+            spatial_shapes_list=level_hw,
+        )[0]
+        found = attend_to_boxes(attention, hidden, vision, boxes, level_hw)
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
+    assert found.std() > 1e-3
+
+
+def test_feed_forward_in_blocks_is_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed_forward, "_BLOCK", 7)
+    layer = random_weights(theirs.GroundingDinoDeformableLayer(CONFIG), 0.3)
+    hidden = normal(2, 32, 20).transpose(1, 2)  # 40 tokens are no whole number of blocks; their memory has gaps
+    with torch.inference_mode():
+        expected = layer.fc2(layer.activation_fn(layer.fc1(hidden)))
+        torch.testing.assert_close(feed_forward.widen_and_narrow(layer, hidden), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_with_and_without_gradient_are_one(grounding_model, grounding_processor) -> None:

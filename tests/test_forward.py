@@ -58,6 +58,21 @@ def test_parity_with_transformers(grounding_model, grounding_processor, count: i
     assert logits.std(dim=2).min() > 1e-3
 
 
+def test_the_prediction_is_the_last_layers(grounding_model, grounding_processor) -> None:
+    """What is trained, layer by layer with transformers' modules, is what is predicted."""
+    ids, mask = stack_texts([text_of(grounding_processor, TEXTS[count]) for count in (1, 20)], 0)
+    with torch.no_grad():
+        image, text = encode_image(grounding_model, pixels(2)), encode_text(grounding_model, ids, mask)
+        encoded = enhance(grounding_model, image, text)
+        start = start_queries(grounding_model, encoded)
+        trained = decode(grounding_model, encoded, start.content, start.references)
+        logits, boxes = predict(grounding_model, image, text)
+    assert trained.boxes[-1].std(dim=1).min() > 1e-3
+    assert (trained.boxes[-1] - trained.boxes[-2]).abs().max() > 1e-3
+    torch.testing.assert_close(logits, trained.logits[-1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(boxes, trained.boxes[-1], atol=1e-5, rtol=1e-5)
+
+
 def test_parity_with_texts_of_different_lengths(grounding_model, grounding_processor) -> None:
     texts = [text_of(grounding_processor, TEXTS[count]) for count in (1, 5, 20)]
     ids, mask = stack_texts(texts, 0)

@@ -1,16 +1,17 @@
 """Packing prompts into passes: nothing is lost, split or over the limit."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.grounding_dino.packing import pack_prompts
+from models.grounding_dino.packing import join_groups, pack_prompts
 
 LIMIT = 32
 lengths_of_prompts = st.lists(st.integers(1, LIMIT - 3), max_size=60)
 most = st.none() | st.integers(1, 9)
 
 
+@settings(deadline=None)
 @given(lengths_of_prompts, most)
 def test_every_prompt_is_in_one_pass_and_no_pass_is_too_long(lengths: list[int], per_pass: int | None) -> None:
     passes = pack_prompts(lengths, LIMIT, per_pass)
@@ -24,6 +25,7 @@ def test_every_prompt_is_in_one_pass_and_no_pass_is_too_long(lengths: list[int],
     assert passes == pack_prompts(lengths, LIMIT, per_pass)
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=9), max_size=40), most)
 def test_likeness_loses_nothing_and_takes_no_more_passes(tokens: list[list[int]], per_pass: int | None) -> None:
     lengths = [len(ids) for ids in tokens]
@@ -34,6 +36,24 @@ def test_likeness_loses_nothing_and_takes_no_more_passes(tokens: list[list[int]]
         assert 2 + sum(lengths[index] + 1 for index in members) <= LIMIT
         assert per_pass is None or len(members) <= per_pass
     assert passes == pack_prompts(lengths, LIMIT, per_pass, tokens)
+
+
+@settings(deadline=None)
+@given(lengths_of_prompts, most, st.sets(st.integers(0, 59)))
+def test_joined_groups_stay_whole_and_small(lengths: list[int], per_pass: int | None, left: set[int]) -> None:
+    groups = [[index for index in members if index in left] for members in pack_prompts(lengths, LIMIT, per_pass)]
+    passes = join_groups(groups, lengths, LIMIT // 2, per_pass)
+    assert sorted(index for members in passes for index in members) == sorted(
+        index for group in groups for index in group
+    )
+    for members in passes:
+        assert members == sorted(members)
+        alone = members in groups
+        assert alone or sum(lengths[index] + 1 for index in members) <= LIMIT // 2
+        assert alone or per_pass is None or len(members) <= per_pass
+    for group in groups:
+        assert any(set(group) <= set(members) for members in passes) or not group
+    assert join_groups([[0], [1], [2]], [3, 3, 3], 8) == [[0, 1], [2]]
 
 
 @given(st.permutations([(colour, shape) for colour in range(4) for shape in range(10, 14)]))
@@ -56,6 +76,7 @@ def test_passes_are_few(lengths: list[int]) -> None:
     assert len(passes) <= 2 * tokens / (LIMIT - 2) + 1
 
 
+@settings(deadline=None)
 @given(st.integers(1, 200), st.integers(1, 9))
 def test_passes_of_equal_prompts_are_even(count: int, per_pass: int) -> None:
     sizes = [len(members) for members in pack_prompts([2] * count, LIMIT, per_pass)]

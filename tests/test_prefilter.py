@@ -53,6 +53,19 @@ def test_an_image_is_asked_for_its_own_classes_alone(make) -> None:
     np.testing.assert_allclose(np.sort(got.boxes_xyxy, axis=0), np.sort(expected.boxes_xyxy, axis=0), atol=1e-3)
 
 
+def test_what_is_left_keeps_its_company(make) -> None:
+    """Names that are asked in different passes are not asked in one because they are likely."""
+    ontology = Ontology.from_names(PROMPTS_20[:12])
+    settings = replace(ANY, prompts_per_pass=6, prefilter=6)
+    image = [picture(60, 80)]
+    everything = [set(part.prompts) for part in make(ontology, replace(settings, prefilter=None)).score_passes(image)]
+    left = [set(part.prompts) for part in make(ontology, settings).score_passes(image)]
+    assert len(everything) == 2
+    assert sum(map(len, left)) == len(set().union(*left)) == 6
+    for prompts in left:
+        assert len(prompts) <= 3 or any(prompts <= whole for whole in everything)
+
+
 def test_a_prefilter_as_wide_as_the_ontology_is_none(make) -> None:
     ontology = Ontology.from_names(PROMPTS_20[:3])
     (one,), (two,) = (make(ontology, replace(ANY, prefilter=width))([picture(60, 80)]) for width in (None, 3))

@@ -83,6 +83,8 @@ def _print_recalls(labeller: "Labeller", kept: int | None, wanted: float) -> boo
     """Print the recall of one prefilter, or of wider and wider ones until it is reached; tells whether it was."""
     shares = labeller.shares_left(_LADDER)
     print("boxes whose class is left, by classes: " + ", ".join(f"{n} {share:.3f}" for n, share in shares.items()))
+    every, clear = labeller.agreement()
+    print(f"boxes that an exact run with the names in another order finds: {every:.3f}, of the clear ones {clear:.3f}")
     for count in (kept,) if kept is not None else [n for n, share in shares.items() if share >= wanted]:
         found = labeller.recall(count)
         print(found, flush=True)

@@ -135,6 +135,7 @@ def measure_costs(
     with tempfile.TemporaryDirectory(prefix="groundlabel-bench-") as name:
         model, processor = random_detector(Path(name), config_file)
     image = np.random.default_rng(0).integers(0, 256, (*image_hw, 3), np.uint8)
+    _detect(model, processor, image, made_up_names(1), None)()
     _run_chunks(model, processor, image, made_up_names(1))
     for count in counts:
         names = made_up_names(count)

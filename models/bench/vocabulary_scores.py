@@ -18,6 +18,8 @@ from models.training.scenes import PAIRS, Scene, SceneConfig, render_scene
 
 PACKINGS = 3
 SAME_IOU = 0.5
+MARGIN = 0.05
+"""How far above its threshold a box is clear of it: nearer ones come and go with the company of their class."""
 _FIRST_SEED = 900_000
 """Training never uses seeds below 1,000,000."""
 
@@ -78,6 +80,7 @@ class Recall:
         kept: Classes that the prefilter leaves, of all.
         recall: Share of the exact run's boxes that the prefiltered run finds too: the class, and an IoU of .5 or more.
         boxes: How many boxes the exact run found.
+        clear: The same share of those that are `MARGIN` or more above the threshold; NaN where there are none.
         exact: AP of the exact run.
         filtered: AP of the prefiltered run.
     """
@@ -85,12 +88,14 @@ class Recall:
     kept: int
     recall: float
     boxes: int
+    clear: float
     exact: Precision
     filtered: Precision
 
     def __str__(self) -> str:
         return (
-            f"prefilter of {self.kept} of {len(PAIRS)} classes: recall {self.recall:.3f} of {self.boxes} boxes; "
+            f"prefilter of {self.kept} of {len(PAIRS)} classes: recall {self.recall:.3f} of {self.boxes} boxes, "
+            f"{self.clear:.3f} of those {MARGIN:g} or more above the threshold; "
             f"AP50 of boxes above the threshold {self.filtered.ap50:.3f}, exact {self.exact.ap50:.3f}"
         )
 
@@ -142,10 +147,28 @@ class Labeller:
         names, exact = list(PAIRS), self._label_exactly()
         detector = self._make(names, replace(self._settings, prefilter=kept))
         filtered = [_detect(detector, scene) for scene in self._scenes]
-        found = sum(_found_again(wanted, got) for wanted, got in zip(exact, filtered, strict=True))
-        total = sum(len(wanted) for wanted in exact)
+        found, clear = self._found_again(filtered)
         precisions = (self._precision([(boxes, names) for boxes in run]) for run in (exact, filtered))
-        return Recall(kept, found / total if total else float("nan"), total, *precisions)
+        return Recall(kept, _share(found), len(found), _share(found[clear]), *precisions)
+
+    def agreement(self) -> tuple[float, float]:
+        """Return recall, and that of clear boxes, of an exact run that has the names in another order.
+
+        That is what company alone does, without any prefilter.
+        """
+        names = _ordered(1)
+        ids = np.array([0, *(PAIRS.index(name) + 1 for name in names)], np.int64)
+        detector = self._make(names, self._settings)
+        again = [_detect(detector, scene) for scene in self._scenes]
+        found, clear = self._found_again([replace(boxes, class_ids=ids[boxes.class_ids]) for boxes in again])
+        return _share(found), _share(found[clear])
+
+    def _found_again(self, run: Sequence[Detections]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Tell of each box of the exact run whether another run has it, and whether it is clear of the threshold."""
+        exact = self._label_exactly()
+        found = np.concatenate([_found_again(wanted, got) for wanted, got in zip(exact, run, strict=True)])
+        scores = np.concatenate([wanted.scores for wanted in exact])
+        return found, scores >= self._settings.box_threshold + MARGIN
 
     def shares_left(self, counts: Sequence[int]) -> dict[int, float]:
         """Return the share of the exact run's boxes whose class is left, for several prefilters."""
@@ -196,7 +219,11 @@ def _differences(tables: Sequence[FloatArray], which: NDArray[np.bool_]) -> Diff
     return Differences(float(joined.mean()), float(np.percentile(joined, 95)), int(joined.size))
 
 
-def _found_again(wanted: Detections, got: Detections) -> int:
-    """Return how many of the wanted boxes have one of their class among the others."""
+def _found_again(wanted: Detections, got: Detections) -> NDArray[np.bool_]:
+    """Tell of each wanted box whether one of its class is among the others."""
     same = wanted.class_ids[:, None] == got.class_ids[None]
-    return int(((pairwise_iou(wanted.boxes_xyxy, got.boxes_xyxy) >= SAME_IOU) & same).any(axis=1).sum())
+    return np.asarray(((pairwise_iou(wanted.boxes_xyxy, got.boxes_xyxy) >= SAME_IOU) & same).any(axis=1))
+
+
+def _share(found: NDArray[np.bool_]) -> float:
+    return float(found.mean()) if len(found) else float("nan")

@@ -1,4 +1,4 @@
-"""The encoder's deformable self-attention: as weighted sums of rows on a CPU, by transformers' sampled grid elsewhere.
+"""Deformable attention to an image: as weighted sums of rows on a CPU, by transformers' sampled grid elsewhere.
 
 On a CPU `grid_sample` walks a map channel by channel. Here the map is kept with its channels last and a rim of zeros
 around each level, so that a bilinear sample is a weighted sum of four rows and a query's output one of
@@ -35,30 +35,83 @@ def attend_deformably(
     Returns:
         (B, S, d). It carries no gradient.
     """
-    count, length, dims = hidden.shape
+    centres = torch.stack(_centres(level_hw, hidden)).expand(len(hidden), -1, -1, -1)
+    return _read(attention, hidden + positions, hidden, level_hw, centres, None)
+
+
+def attend_to_boxes(
+    attention: GroundingDinoMultiscaleDeformableAttention,
+    hidden: Tensor,
+    vision: Tensor,
+    references: Tensor,
+    level_hw: list[tuple[int, int]],
+) -> Tensor:
+    """Let each query read around its box on every level.
+
+    Args:
+        attention: The module whose weights are used.
+        hidden: (B, Q, d), the queries with their positions, B at least 1.
+        vision: (B, S, d), the levels' tokens joined.
+        references: (B, Q, 4), the boxes, cx cy w h relative to the image.
+        level_hw: (height, width) of each level; their products sum to S.
+
+    Returns:
+        (B, Q, d). It carries no gradient.
+    """
+    sides_xy = hidden.new_tensor(level_hw).T.flip(0)[:, None]
+    middles, sizes = (part.transpose(1, 2)[..., None] for part in references.chunk(2, dim=-1))
+    centres = middles * sides_xy - 0.5
+    reach = sizes * sides_xy * (0.5 / attention.n_points)
+    return _read(attention, hidden, vision, level_hw, centres, reach)
+
+
+def _read(
+    attention: GroundingDinoMultiscaleDeformableAttention,
+    asking: Tensor,
+    vision: Tensor,
+    level_hw: list[tuple[int, int]],
+    centres: Tensor,
+    reach: Tensor | None,
+) -> Tensor:
+    """Read around a centre on each level.
+
+    Args:
+        attention: The module whose weights are used.
+        asking: (B, Q, d), what offsets and attention weights come from.
+        vision: (B, S, d), the levels' tokens joined.
+        level_hw: (height, width) of each level; their products sum to S.
+        centres: (B, 2, Q, L), x and y in a level's pixels, 0 in the middle of the first one.
+        reach: Likewise, the length of an offset of 1 in pixels; None is 1.
+
+    Returns:
+        (B, Q, d).
+    """
+    count, length, dims = asking.shape
     heads, levels, points = attention.n_heads, attention.n_levels, attention.n_points
-    rows = _rimmed(attention.value_proj(hidden), level_hw)
+    rows = _rimmed(attention.value_proj(vision), level_hw)
     head_rows = rows.view(-1, dims // heads)
-    asking = hidden + positions
     # The module's offsets are (x, y) pairs; taken apart by their weights, each comes out contiguous.
     weight, bias = attention.sampling_offsets.weight, attention.sampling_offsets.bias
-    centre_x, centre_y = _centres(level_hw, hidden)
-    heights, widths = (side.repeat_interleave(points).repeat(heads) for side in hidden.new_tensor(level_hw).unbind(1))
-    firsts = _first_places(level_hw, hidden).repeat_interleave(points).repeat(heads)
-    head = torch.arange(heads, dtype=torch.int32, device=hidden.device).repeat_interleave(levels * points)
+    heights, widths = (side.repeat_interleave(points).repeat(heads) for side in asking.new_tensor(level_hw).unbind(1))
+    firsts = _first_places(level_hw, asking).repeat_interleave(points).repeat(heads)
+    head = torch.arange(heads, dtype=torch.int32, device=asking.device).repeat_interleave(levels * points)
     strides = widths + (_BEFORE + _AFTER)
     down = strides.to(torch.int32) * heads
-    output = torch.empty_like(hidden)
+    output = torch.empty_like(asking)
     for image in range(count):
         own = head + image * rows.shape[1] * heads
         for start in range(0, length, _QUERIES):
             block = slice(start, start + _QUERIES)
             part = asking[image, block]
             shares = attention.attention_weights(part).view(-1, heads, levels * points).softmax(-1).flatten(1)
-            x = functional.linear(part, weight[0::2], bias[0::2]).view(-1, heads, levels, points)
-            y = functional.linear(part, weight[1::2], bias[1::2]).view(-1, heads, levels, points)
-            x = torch.minimum((x + centre_x[block, None, :, None]).flatten(1).clamp_(min=-1.0), widths)
-            y = torch.minimum((y + centre_y[block, None, :, None]).flatten(1).clamp_(min=-1.0), heights)
+            places_xy = []
+            for axis, sides in enumerate((widths, heights)):
+                offsets = functional.linear(part, weight[axis::2], bias[axis::2]).view(-1, heads, levels, points)
+                if reach is not None:
+                    offsets.mul_(reach[image, axis, block, None, :, None])
+                offsets.add_(centres[image, axis, block, None, :, None])
+                places_xy.append(torch.minimum(offsets.flatten(1).clamp_(min=-1.0), sides))
+            x, y = places_xy
             left, top = x.floor(), y.floor()
             x, y = x.sub_(left), y.sub_(top)
             above = (top * strides).add_(left).add_(firsts).to(torch.int32).mul_(heads).add_(own)

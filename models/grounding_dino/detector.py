@@ -15,7 +15,7 @@ from models.boxes import FloatArray, clip_boxes, cxcywh_rel_to_xyxy
 from models.class_spec import ClassSpec
 from models.detections import Detections
 from models.grounding_dino.forward import GroundingModel, ImageFeatures, TextLevel, encode_image
-from models.grounding_dino.packing import pack_prompts
+from models.grounding_dino.packing import join_groups, pack_prompts
 from models.grounding_dino.passes import PassScores, run_passes
 from models.grounding_dino.prefilter import LOOK_SCALE, keep_classes, look, rank_classes
 from models.grounding_dino.text_cache import TextCache
@@ -144,6 +144,21 @@ class GroundingDinoDetector:
         packed = pack_prompts([len(ids) for ids in tokens], limit - taken, share, tokens)
         return [self._texts.compose([*(int(asked[place]) for place in places), *negative]) for places in packed]
 
+    def _narrow_passes(self, asked: NDArray[np.int64]) -> list[TextPass]:
+        """Ask for some prompts in the company that they have among all, and join passes that became small.
+
+        A joined pass is at most half full: with all that is likely in one pass, alike names would be together, and
+        their scores would not be those of asking for everything.
+        """
+        lengths = [len(ids) for ids in self._texts.tokens]
+        kept = set(asked.tolist())
+        negative = np.flatnonzero(self._class_ids == 0).tolist()
+        taken = sum(lengths[index] + 1 for index in negative)
+        most = None if self._per_pass is None else (max(self._per_pass - len(negative), 1) + 1) // 2
+        groups = [[index for index in text_pass.prompts if index in kept] for text_pass in self._passes]
+        joined = join_groups(groups, lengths, (self.model.config.max_text_len - taken) // 2, most)
+        return [self._texts.compose([*members, *negative]) for members in joined]
+
     @property
     def pass_count(self) -> int:
         """How many text passes all prompts take."""
@@ -190,7 +205,7 @@ class GroundingDinoDetector:
         likely = self._first_look(images)
         found, summaries = [], []
         for row, image in enumerate(images):
-            passes = self._compose_passes(keep_classes(likely[row], self._class_ids, self._prefilter))
+            passes = self._narrow_passes(keep_classes(likely[row], self._class_ids, self._prefilter))
             features = self._features([image])
             summaries.append(_summaries(features))
             for scores in run_passes(self.model, features, passes):

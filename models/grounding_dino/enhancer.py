@@ -12,6 +12,7 @@ from transformers.models.grounding_dino.modeling_grounding_dino import (
 )
 
 from models.grounding_dino.deformable import attend_by_grid, attend_deformably
+from models.grounding_dino.feed_forward import widen_and_narrow
 from models.grounding_dino.fusion import fuse
 
 
@@ -58,6 +59,5 @@ def _run_deformable(
     else:
         read = attend_by_grid(layer.self_attn, vision, positions, level_hw)
     vision = layer.self_attn_layer_norm(read.add_(vision))
-    hidden = layer.activation_fn(layer.fc1(vision))
-    out: Tensor = layer.final_layer_norm(layer.fc2(hidden).add_(vision))
+    out: Tensor = layer.final_layer_norm(widen_and_narrow(layer, vision).add_(vision))
     return out

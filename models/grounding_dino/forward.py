@@ -23,6 +23,7 @@ from transformers.models.grounding_dino.modeling_grounding_dino import (
     generate_masks_with_special_tokens_and_transfer_map,
 )
 
+from models.grounding_dino.decoder import run_decoder
 from models.grounding_dino.enhancer import run_enhancer
 
 GroundingModel: TypeAlias = GroundingDinoForObjectDetection | MMGroundingDinoForObjectDetection
@@ -374,12 +375,22 @@ def decode(
 
 
 def predict(model: GroundingModel, image: ImageFeatures, text: TextFeatures) -> tuple[Tensor, Tensor]:
-    """Run everything after the two encoders and return the last layer's predictions.
+    """Run everything after the two encoders and return the last layer's predictions; call it without gradient.
 
     Returns:
         Token logits (B, Q, T), -inf on padding, and boxes (B, Q, 4), cx cy w h in [0, 1].
     """
     encoded = enhance(model, image, text)
     start = start_queries(model, encoded)
-    decoded = decode(model, encoded, start.content, start.references)
-    return decoded.logits[-1], decoded.boxes[-1]
+    hidden, anchors = run_decoder(
+        model.model.decoder,
+        start.content,
+        start.references,
+        encoded.vision,
+        image.level_hw,
+        encoded.text,
+        encoded.token_mask,
+    )
+    logits = model.class_embed[-1](hidden, encoded.text, encoded.token_mask)[..., : encoded.text.shape[1]]
+    boxes = (model.bbox_embed[-1](hidden) + torch.special.logit(anchors, eps=1e-5)).sigmoid()
+    return logits, boxes

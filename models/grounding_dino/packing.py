@@ -54,6 +54,35 @@ def pack_prompts(
     return sorted((sorted(members) for members in passes), key=lambda members: members[0])
 
 
+def join_groups(
+    groups: Sequence[Sequence[int]], lengths: Sequence[int], max_tokens: int, most: int | None = None
+) -> list[list[int]]:
+    """Join groups of prompts to fewer passes, in order, each group into the first pass that has room; none is split.
+
+    Args:
+        groups: Indices of the prompts of each group; a group may be empty.
+        lengths: Tokens of each prompt, without the dot that follows it.
+        max_tokens: Most tokens of a joined pass, with the dots and without `[CLS]` and `[SEP]`.
+        most: Most prompts of a joined pass; None for as many as fit.
+
+    Returns:
+        Indices of the prompts of each pass, ascending within a pass; a group that is larger alone stays alone.
+    """
+    passes: list[list[int]] = []
+    for group in groups:
+        if not group:
+            continue
+        for members in passes:
+            joined = [*members, *group]
+            tokens = sum(lengths[index] + 1 for index in joined)
+            if tokens <= max_tokens and (most is None or len(joined) <= most):
+                members[:] = sorted(joined)
+                break
+        else:
+            passes.append(sorted(group))
+    return passes
+
+
 def _first_fit(lengths: Sequence[int], order: Sequence[int], capacity: int, most: int) -> list[list[int]]:
     """Put each prompt into the first pass that has room, or into a new one."""
     passes: list[list[int]] = []

@@ -2,7 +2,7 @@
 
 The look is the encoder's at a smaller size, without the decoder: query selection compares every image token with every
 word there, and the best token of a prompt says how likely it is to be in the image. It costs a bit more than half of a
-pass, for each pass; what follows is a single one. A class that it misses is lost, so it is used by choice only.
+pass, for each pass; what follows is few passes. A class that it misses is lost, so it is used by choice only.
 """
 
 from collections.abc import Sequence

@@ -8,7 +8,7 @@ from typing import Any
 from models.ontology import Ontology
 from pipeline.config import AnnotateConfig
 
-LABELS_VERSION = 1
+LABELS_VERSION = 2
 """Raised when this package starts to make other rows from the same models, prompts and options."""
 
 _OPTIONS = (
