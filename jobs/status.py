@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.store.status import RunStatus
+    from pipeline.store.status import RunStatus, WorkerStatus
 
-HELP = "Show how far a run is: done, failed by reason, images/s, time left, last error."
+HELP = "Show how far a run is: done, failed by reason, images/s, time left, use of GPUs, last error."
 EXAMPLE = """
 groundlabel status run/
 groundlabel status run/ --watch
@@ -56,6 +56,14 @@ def _as_dict(status: "RunStatus") -> dict[str, Any]:
     return asdict(status) | {"at_work": status.at_work}
 
 
+def _describe_gpu(worker: "WorkerStatus") -> str:
+    """Return how busy a worker's GPU is, empty where it has none."""
+    if worker.gpu_used_bytes is None or worker.gpu_memory_bytes is None:
+        return ""
+    busy = "" if worker.gpu_percent is None else f"{worker.gpu_percent} % busy, "
+    return f"; GPU {busy}{worker.gpu_used_bytes / 1e9:.1f} of {worker.gpu_memory_bytes / 1e9:.1f} GB used"
+
+
 def _describe(status: "RunStatus") -> str:
     from pipeline.engine.progress import format_duration
     from pipeline.store.status import AT_WORK
@@ -74,7 +82,9 @@ def _describe(status: "RunStatus") -> str:
     ]
     for worker in status.workers:
         doing = f"{worker.images} images in hand" if worker.images else "loading" if not worker.pid else "waiting"
-        lines.append(f"  worker {worker.pid or '…'}: {doing} for {format_duration(worker.seconds)}")
+        lines.append(
+            f"  worker {worker.pid or '…'}: {doing} for {format_duration(worker.seconds)}{_describe_gpu(worker)}"
+        )
     for reason, count in list(status.reasons.items())[:_REASONS]:
         lines.append(f"  failed {count} ×: {reason}")
     if status.deaths:

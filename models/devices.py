@@ -1,6 +1,7 @@
 """What this machine can compute on."""
 
 import os
+import sys
 from dataclasses import dataclass
 
 
@@ -35,6 +36,34 @@ def describe_devices() -> tuple[Device, ...]:
     if "SC_PHYS_PAGES" in os.sysconf_names and "SC_PAGE_SIZE" in os.sysconf_names:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return (*found, Device("cpu", f"{cores} core{'' if cores == 1 else 's'}", memory))
+
+
+@dataclass(frozen=True)
+class GpuUse:
+    """How busy a GPU is at one moment, with all processes that use it.
+
+    Attributes:
+        percent: Of the last moments in which it computed, 0 to 100; None where the package nvidia-ml-py is missing.
+        used_bytes: Of its memory.
+        memory_bytes: That it has.
+    """
+
+    percent: int | None
+    used_bytes: int
+    memory_bytes: int
+
+
+def read_gpu_use() -> GpuUse | None:
+    """Return the use of this process's CUDA device; None where it has not begun to use one. Imports nothing new."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    free, memory = torch.cuda.mem_get_info()
+    try:
+        percent = int(torch.cuda.utilization())
+    except (ImportError, RuntimeError):  # torch asks the driver's library through that package
+        percent = None
+    return GpuUse(percent, memory - free, memory)
 
 
 def use_threads(count: int) -> None:

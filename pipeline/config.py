@@ -10,6 +10,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -310,6 +311,7 @@ def _toml_value(value: str | bool | int | float) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
+@cache
 def option_type(name: str) -> tuple[type, bool]:
     """Return the scalar type of an option and whether it may be None."""
     types: dict[str, tuple[type, bool]] = {}

@@ -27,11 +27,12 @@ from pipeline.engine.schedule import Batch
 from pipeline.file_state import UNKNOWN_STAMP, read_content_hash, read_stamp, read_stamps
 from pipeline.paths import path_to_image_id
 from pipeline.sources import ImageRef, ImageSource
-from pipeline.store.index import IdIndex, IdSet, paths_to_numbers
+from pipeline.store.index import IdIndex, Ids, IdSet, paths_to_numbers
 from pipeline.store.shards import read_timings
 from pipeline.store.writer import RunWriter
 
-_CHUNK = 1024
+_FIRST_CHUNK, _CHUNK = 1024, 8192
+"""Images that are compared at once: few at first, so that there soon is one to do, then more, which is quicker."""
 _SHARDS_REMEMBERED = 32
 _WAIT_SECONDS = 0.2
 
@@ -229,8 +230,9 @@ class Listing:
 
     def _run(self) -> None:
         try:
-            paths = self._source.paths
-            while chunk := list(islice(paths, _CHUNK)):
+            paths, size = self._source.paths, _FIRST_CHUNK
+            while chunk := list(islice(paths, size)):
+                size = min(2 * size, _CHUNK)
                 if self._stop.is_set() or not self._sort_out(chunk):
                     break
                 with self._progress:
@@ -245,13 +247,13 @@ class Listing:
         """Compare paths with the run; returns whether more are wanted."""
         numbers = paths_to_numbers(paths)
         part, parts = self._part
-        wanted = numbers % np.uint64(parts) == part
-        if not self._source.unique:
-            wanted &= self._listed_ids.add(numbers)
-        rows = np.flatnonzero(wanted)
-        if self._limit is not None:
-            rows = rows[: self._limit - self.listed]
+        rows = np.flatnonzero(numbers % np.uint64(parts) == part)
         places = self._index.find(numbers[rows])
+        if not self._source.unique:
+            first = self._come_first(numbers[rows], places)
+            rows, places = rows[first], places[first]
+        if self._limit is not None:
+            rows, places = rows[: self._limit - self.listed], places[: self._limit - self.listed]
         self._seen[places[places >= 0]] = True
         doubted = np.flatnonzero(places >= 0)
         doubted = doubted[~self._stand([paths[row] for row in rows[doubted].tolist()], places[doubted])]
@@ -271,6 +273,24 @@ class Listing:
         self.unchanged += len(rows) - len(fresh) - len(again)
         self.listed += len(rows)
         return self._limit is None or self.listed < self._limit
+
+    def _come_first(self, numbers: Ids, places: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Tell which images were not listed before.
+
+        Args:
+            numbers: (N,) their ids; N may be 0.
+            places: (N,) in the index, -1 for one that the run does not have.
+
+        Returns:
+            (N,): True for the first of equal ids that was not listed.
+        """
+        known = places >= 0
+        first = np.zeros(len(numbers), bool)
+        first[~known] = self._listed_ids.add(numbers[~known])
+        rows = np.flatnonzero(known)
+        _, once = np.unique(places[rows], return_index=True)
+        first[rows[once]] = ~self._seen[places[rows[once]]]
+        return first
 
     def _place(self, position: int, path: str) -> tuple[int, ImageRef]:
         return self.listed + position, ImageRef.from_path(path)

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from models.detections import Instances
 from models.mask_crops import crop_mask, crop_to_rle
@@ -52,6 +51,8 @@ def clean_mask(rle: Rle, cleanup: MaskCleanup) -> Rle:
 
 def keep_parts(mask: NDArray[np.bool_], cleanup: MaskCleanup) -> NDArray[np.bool_]:
     """Return a mask (H, W) without the islands that are too small, or with the largest part only."""
+    from scipy import ndimage  # takes long to import, and most runs clean nothing
+
     labels, count = ndimage.label(mask, _NEIGHBOURS)
     if count < 2:
         return mask
@@ -66,6 +67,8 @@ def fill_holes(mask: NDArray[np.bool_], below: float) -> NDArray[np.bool_]:
     """Return a mask (H, W) with the holes of fewer than `below` pixels filled; what touches the border is no hole."""
     if below <= 1:
         return mask
+    from scipy import ndimage
+
     labels, count = ndimage.label(~np.pad(mask, 1))
     if count < 2:
         return mask

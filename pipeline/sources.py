@@ -17,6 +17,7 @@ import glob
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +35,7 @@ from pipeline.path_lists import read_parquet_list, read_text_list
 from pipeline.paths import path_to_image_id, path_to_stored, stored_to_path
 from pipeline.store.run import RUN_FILE, SHARDS_FOLDER
 
+_CHUNK = 1024
 ENDINGS = frozenset(
     (
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
@@ -314,34 +316,31 @@ def _open_glob(pattern: str, root: str | Path | None, schemes: Collection[str]) 
 def _relative_paths(entries: Iterable[str | Path], root: Path, source: str, schemes: Collection[str]) -> Iterator[str]:
     """Yield each entry relative to the root, or its address, without touching the files."""
     address, known = root_to_address(os.fspath(root)), set[str]()
-    base = os.path.normpath(root)
-    for row, entry in enumerate(entries, start=1):
-        text = os.fspath(entry)
-        if _is_plain(text):
-            yield text
+    base, texts, passed = os.path.normpath(root), (os.fspath(entry) for entry in entries), 0
+    while chunk := list(islice(texts, _CHUNK)):
+        first, passed = passed + 1, passed + len(chunk)
+        if _are_plain(chunk):
+            yield from chunk
             continue
-        if is_address(text):
-            yield _checked_address(text, f"{source}, entry {row}", address, schemes, known)
-            continue
-        relative = os.path.normpath(text)
-        if relative.startswith(("/", "..")):
-            relative = os.path.relpath(os.path.normpath(os.path.join(base, text)), base)
-        if relative == ".." or relative.startswith("../") or "\0" in text:
-            raise UserError(
-                f"{source}, entry {row}: {text!r} lies outside of {base}; --root names a folder that holds all of them"
-            )
-        yield relative
+        for row, text in enumerate(chunk, start=first):
+            if is_address(text):
+                yield _checked_address(text, f"{source}, entry {row}", address, schemes, known)
+                continue
+            relative = os.path.normpath(text)
+            if relative.startswith(("/", "..")):
+                relative = os.path.relpath(os.path.normpath(os.path.join(base, text)), base)
+            if relative == ".." or relative.startswith("../") or "\0" in text:
+                raise UserError(
+                    f"{source}, entry {row}: {text!r} lies outside of {base}; "
+                    "--root names a folder that holds all of them"
+                )
+            yield relative
 
 
-def _is_plain(text: str) -> bool:
-    """Tell, for most paths and quickly, whether one below the root is as it would be stored."""
-    return (
-        text[:1] not in ("", "/", ".")
-        and text[-1] != "/"
-        and "//" not in text
-        and "/." not in text
-        and "\0" not in text
-    )
+def _are_plain(texts: list[str]) -> bool:
+    """Tell, for most lists and quickly, whether all paths lie below the root and are as they would be stored."""
+    whole = "\n".join(("", *texts, ""))
+    return not any(odd in whole for odd in ("//", "/.", "\n/", "\n.", "/\n", "\n\n", "\0"))
 
 
 def _checked_address(text: str, place: str, root: str, schemes: Collection[str], known: set[str]) -> str:

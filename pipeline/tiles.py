@@ -22,8 +22,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from models.boxes import pairwise_iou
 from models.detections import Detections
@@ -196,6 +194,9 @@ def _join_parts(boxes: Detections, frames: NDArray[np.float32], cut: NDArray[np.
             joined = _is_joint(boxes.boxes_xyxy, frames, before, after, axis)
             pairs.append(np.stack([before[joined[0]], after[joined[1]]]))
     first, second = np.concatenate(pairs, axis=1)
+    from scipy.sparse import coo_array  # takes long to import, and most runs cut no tiles
+    from scipy.sparse.csgraph import connected_components
+
     graph = coo_array((np.ones(len(first), dtype=bool), (first, second)), shape=(count, count))
     return np.asarray(connected_components(graph, directed=False)[1], np.int64)
 

@@ -22,7 +22,7 @@ from pipeline.engine.cluster import (
     parse_resources,
 )
 from pipeline.engine.progress import Progress
-from pipeline.engine.ray_start import join_ray, kill_half_started, make_token
+from pipeline.engine.ray_start import join_ray, kill_half_started, lean_nodes, make_token
 from pipeline.engine.worker import Task
 from pipeline.errors import UserError
 from pipeline.listing import Listing
@@ -60,7 +60,8 @@ def add_node(cluster: Any, **options: Any) -> Any:
     """Start a node; Ray gives it a fixed time, which a busy machine may exceed."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return cluster.add_node(**options)
+            with lean_nodes():
+                return cluster.add_node(**options)
         except Exception as error:
             if attempt == ATTEMPTS or "timed out during startup" not in str(error):
                 raise
@@ -69,7 +70,9 @@ def add_node(cluster: Any, **options: Any) -> Any:
 
 @pytest.mark.timeout(400)
 @pytest.mark.filterwarnings("ignore")
-def test_a_node_that_dies_in_mid_run_changes_nothing(cluster: Any, tmp_path: Path) -> None:
+def test_a_node_that_dies_in_mid_run_changes_nothing(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images, output = tmp_path / "images", tmp_path / "run"
     for row in range(16):
         save_image(images / f"{row:02}.png", mark=SLOW, green=row % 3 == 0)
@@ -87,12 +90,14 @@ def test_a_node_that_dies_in_mid_run_changes_nothing(cluster: Any, tmp_path: Pat
             nodes.append(add_node(cluster, **NODE))
         return False
 
-    place = Place(cluster.address, gpus_per_worker=0.5, resources={"labeller": 1})
+    place = Place("auto", gpus_per_worker=0.5, resources={"labeller": 1})
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)  # where `auto` looks first: there may be other Rays here
     with (
         open_writer(images, output) as writer,
         Listing(open_images(images), writer.index, output, AnnotateConfig(), spool_folder=output) as listing,
         Engine(build_stub, threads=1, place=place) as engine,
     ):
+        monkeypatch.delenv("RAY_ADDRESS")
         assert engine.workers == 2
         engine.check_folders(output, str(images))
         with pytest.raises(UserError, match=r"node [\d.]+ \(.*\) does not see the images in"):
@@ -125,6 +130,27 @@ def test_each_worker_takes_its_part_of_a_gpu() -> None:
     assert labelled.count_workers([{"CPU": 8.0, "labeller": 1.0}, {"CPU": 8.0}], use_gpu=True) == 1
     assert [Place().gpu_share(workers, 2) for workers in (1, 2, 3, 4, 5)] == [1, 1, 0.5, 0.5, 1 / 3]
     assert (Place().gpu_share(4, 0), Place("auto", 0.25).gpu_share(4, 2)) == (0, 0.25)
+
+
+def test_workers_are_added_with_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [{"Alive": True, "Resources": {"CPU": 4.0, "GPU": 1.0}}]
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+
+    def grow(engine: Engine, seconds: float) -> int:
+        """Let time pass, and return how many workers there are then."""
+        monkeypatch.setattr(engine, "_start_worker", lambda: engine._actors.setdefault(len(engine._actors), None))
+        engine._gpus_each, engine._grown = 0.5, engine._grown - seconds
+        engine._grow()
+        return len(engine._actors)
+
+    engine = Engine(build_stub, place=Place("auto", gpus_per_worker=0.5))
+    assert [grow(engine, 0), grow(engine, 60), grow(engine, 60)] == [0, 2, 2]
+    nodes.append(nodes[0])
+    assert [grow(engine, 0), grow(engine, 60)] == [2, 4]
+    del nodes[0]
+    assert grow(engine, 60) == 4  # those of the lost node wait for another
+    assert grow(Engine(build_stub, workers=1, place=Place("auto", gpus_per_worker=0.5)), 60) == 0
+    assert grow(Engine(build_stub), 60) == 0
 
 
 def test_places() -> None:

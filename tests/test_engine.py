@@ -14,6 +14,7 @@ import ray
 
 from pipeline.annotator import Annotator
 from pipeline.config import AnnotateConfig
+from pipeline.engine import ray_start
 from pipeline.engine.actors import ATTEMPTS, Engine, default_threads
 from pipeline.engine.progress import Progress, format_duration
 from pipeline.engine.ray_start import start_ray
@@ -223,6 +224,31 @@ def test_worker_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     record = next(Run.open(tmp_path / "run").records())
     assert isinstance(record, AnnotatedImage)
     assert np.array_equal(record.instances.detections.boxes_xyxy, [[0, 0, 8, 12]])
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_ray_starts_no_more_than_it_needs() -> None:
+    assert set(ray._private.worker._global_node.all_processes) == {"gcs_server", "raylet"}
+    assert ray._private.node.Node.__module__ == "ray._private.node"  # what was replaced for the start is back
+
+
+def test_a_node_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def get_node(address: str, node: str) -> dict[str, str]:
+        calls.append((address, node))
+        if len(calls) < 3:
+            raise RuntimeError("GCS cannot find the node")
+        return {"node": node}
+
+    monkeypatch.setattr(ray_start, "_get_node", get_node)
+    with ray_start.lean_nodes():
+        assert ray._private.services.get_node("host:1", "n") == {"node": "n"}
+    assert calls == [("host:1", "n")] * 3
+    monkeypatch.setattr(ray_start, "_NODE_SECONDS", 0)
+    calls.clear()
+    with ray_start.lean_nodes(), pytest.raises(RuntimeError, match="cannot find"):
+        ray._private.services.get_node("host:1", "n")
 
 
 @pytest.mark.parametrize(("failures", "starts"), [(0, 1), (2, 3), (3, 3)])

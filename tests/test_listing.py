@@ -99,6 +99,10 @@ def test_limit_and_double_entries(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text(
         "images/003.png\nimages/001.png\nimages/003.png\n./images/001.png\nimages/000.png"
     )
+    run = label(images, tmp_path / "run").folder
+    with Listing(open_images([images / "003.png"] * 3), IdIndex.read(run), run, CONFIG) as listing:
+        assert listing.wait(1) == 0
+        assert (listing.listed, listing.unchanged) == (1, 1)
     with Listing(open_images(tmp_path / "list.txt"), IdIndex([]), tmp_path, CONFIG.merged({"limit": 2})) as listing:
         assert [ref.path for ref in listing.all_todo()] == ["images/003.png", "images/001.png"]
     with Listing(open_images(tmp_path / "list.txt"), IdIndex([]), tmp_path, CONFIG) as listing:
@@ -130,7 +134,7 @@ def test_nothing_found(tmp_path: Path) -> None:
 
 def test_batches_come_while_the_listing_goes_on(tmp_path: Path) -> None:
     images = save_images(tmp_path / "images", 3)
-    listed = iter(f"{row}.png" for row in range(2048))
+    listed = iter(f"{row}.png" for row in range(1024 + 2048))
     gate: list[int] = []
 
     def slow() -> Iterator[str]:
@@ -146,13 +150,13 @@ def test_batches_come_while_the_listing_goes_on(tmp_path: Path) -> None:
     ):
         batches = listing.batches(1000, writer)
         assert listing.wait(1000) >= 1000
-        first = [next(batch for batch in batches if batch is not None) for _ in range(2)]
-        assert [batch.refs[0].path for batch in first] == ["0.png", "1000.png"]
+        first = [next(batch for batch in batches if batch is not None) for _ in range(3)]
+        assert [batch.refs[0].path for batch in first] == ["0.png", "1000.png", "2000.png"]
         assert next(batches) is None
         assert not listing.done
         gate.append(1)
         (rest,) = [batch for batch in batches if batch is not None]
-        assert [rest.refs[0].path, rest.refs[-1].path, len(rest.refs)] == ["2000.png", "last.png", 49]
+        assert [rest.refs[0].path, rest.refs[-1].path, len(rest.refs)] == ["3000.png", "last.png", 73]
 
 
 def test_a_call_that_goes_on_makes_the_same_batches(tmp_path: Path) -> None:
@@ -211,6 +215,13 @@ def test_index_of_a_run(tmp_path: Path) -> None:
     assert index.find(np.array([1, 2], np.uint64)).tolist() == [-1, -1]
     assert IdIndex([]).find(np.array([1], np.uint64)).tolist() == [-1]
     assert len(IdIndex([*run.entries, run.entries[0]])) == 9
+    save_image(tmp_path / "images/001.png", green=True, hw=(20, 20))  # its shard is replaced by two
+    again = label(tmp_path / "images", run.folder)
+    read, made = IdIndex.read(run.folder), IdIndex(again.entries)
+    assert (len(again.entries), len(read)) == (len(run.entries) + 1, 9)
+    assert read.names == made.names == [entry.shard for entry in again.entries]
+    for one, other in ((read.ids, made.ids), (read.stamps, made.stamps), (read.shards, made.shards)):
+        assert one.tolist() == other.tolist()
 
 
 def test_state_of_files(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ def test_the_top_level_names_are_ours() -> None:
         ("pipeline", ("torch", "ray", "fiftyone", "pyarrow")),
         ("pipeline.export", ("torch", "ray", "fiftyone")),
         ("pipeline.preview", ("torch", "ray", "fiftyone")),
+        ("pipeline.annotator", ("torch", "transformers", "scipy", "ray", "fiftyone")),
         ("models.zoo", ("torch", "transformers", "ray", "fiftyone")),
         ("models.ontology_file", ("torch", "ray", "fiftyone", "numpy")),
         ("jobs.cli", ("torch", "ray", "fiftyone", "pyarrow", "numpy")),

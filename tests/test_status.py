@@ -3,13 +3,16 @@
 import json
 import os
 import socket
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from jobs.cli import main
+from models.devices import GpuUse, read_gpu_use
 from pipeline.engine.report import Reporter
 from pipeline.listing import Listing
 from pipeline.sources import open_images
@@ -38,7 +41,11 @@ STATUS = RunStatus(
     seconds_left=180.0,
     deaths=1,
     last_error="a.png: too many pixels: 9 × 9",
-    workers=(WorkerStatus(7, 8, 3.0), WorkerStatus(0, 0, 4.0), WorkerStatus(8, 0, 0.5)),
+    workers=(
+        WorkerStatus(7, 8, 3.0, 87, 10_200_000_000, 80_000_000_000),
+        WorkerStatus(0, 0, 4.0),
+        WorkerStatus(8, 0, 0.5),
+    ),
 )
 
 
@@ -57,9 +64,9 @@ def test_status_of_a_run_at_work(run: Path, capsys: pytest.CaptureFixture[str]) 
         f"running (process {os.getpid()} on {socket.gethostname()}, 1 min 30 s)",
         "500 images listed: 100 were there before, 400 to do, 40 of them done, 2 failed",
         "2.00 images/s now, 1.50 overall, 3 min left",
-        "worker 7: 8 images in hand for 3 s",
+        "worker 7: 8 images in hand for 3 s; GPU 87 % busy, 10.2 of 80.0 GB used",
         "worker …: loading for 4 s",
-        "worker 8: waiting",
+        "worker 8: waiting for 0 s\n",
         "failed 2 ×: too many pixels",
         "1 worker(s) died",
         "last error: a.png: too many pixels",
@@ -68,6 +75,22 @@ def test_status_of_a_run_at_work(run: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["status", str(run), "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
     assert (values["done"], values["at_work"], values["workers"][0]["pid"]) == (40, True, 7)
+
+
+@pytest.mark.parametrize("busy", [42, None])
+def test_use_of_a_gpu(monkeypatch: pytest.MonkeyPatch, busy: int | None) -> None:
+    """Ask a stand-in for torch, as this machine may have no GPU."""
+
+    def utilization() -> int:
+        if busy is None:
+            raise ModuleNotFoundError("pynvml does not seem to be installed")
+        return busy
+
+    cuda = SimpleNamespace(is_initialized=lambda: False, mem_get_info=lambda: (30, 80), utilization=utilization)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    assert read_gpu_use() is None
+    cuda.is_initialized = lambda: True
+    assert read_gpu_use() == GpuUse(busy, 50, 80)
 
 
 def test_watch_ends_with_the_call(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

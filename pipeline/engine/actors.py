@@ -18,6 +18,7 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from models.devices import GpuUse, read_gpu_use
 from pipeline.annotator import Annotator
 from pipeline.engine.cluster import (
     Place,
@@ -36,6 +37,8 @@ from pipeline.engine.results import Results
 from pipeline.engine.schedule import Batch, Schedule
 from pipeline.engine.worker import Task, Worker
 from pipeline.errors import UserError
+from pipeline.sources import ImageRef
+from pipeline.store.manifest import ShardEntry
 from pipeline.store.output import explain_os_error
 from pipeline.store.status import LOADING, RUNNING, STOPPING, WorkerStatus
 from pipeline.store.writer import RunWriter
@@ -88,6 +91,7 @@ class Engine:
         self._use_gpu = use_gpu
         self._actors: dict[int, Any] = {}
         self._pids: dict[int, int] = {}
+        self._gpus: dict[int, GpuUse | None] = {}
         self._nodes: dict[int, set[str]] = {}  # where a worker is, or may be while it starts
         self._grown = time.monotonic()
         self._calls: dict[Any, _Call] = {}
@@ -271,13 +275,15 @@ class Engine:
             calls = [call for call in self._calls.values() if call.worker == index]
             images = sum(len(call.batch.refs) for call in calls if call.batch is not None)
             since = min((call.since for call in calls), default=now)
-            found.append(WorkerStatus(self._pids.get(index, 0), images, round(now - since, 1)))
+            gpu = self._gpus.get(index)
+            use = (gpu.percent, gpu.used_bytes, gpu.memory_bytes) if gpu is not None else ()
+            found.append(WorkerStatus(self._pids.get(index, 0), images, round(now - since, 1), *use))
         return tuple(found)
 
     def _feed(self, run: Results) -> None:
         for index in run.schedule.workers:
             while (batch := run.schedule.take(index)) is not None:
-                ref = self._actors[index].annotate.remote(batch.refs, run.task)
+                ref = self._actors[index].label.remote(batch.refs, run.task)
                 self._calls[ref] = _Call(index, batch)
                 run.progress.give(len(batch.refs))
 
@@ -298,8 +304,9 @@ class Engine:
             run.schedule.add_worker(call.worker)
             return
         run.schedule.finish(call.worker, call.batch)
-        if result is not None:
-            run.note(result)
+        entry, self._gpus[call.worker] = result
+        if entry is not None:
+            run.note(entry)
 
     def _replace(self, index: int, run: Results, error: Exception) -> None:
         """Start a worker for one that died, and save or queue again what it had."""
@@ -309,6 +316,7 @@ class Engine:
         death = read_death(run.task.run_folder, _name(index))
         node = "" if death.note else self._lost_node(index)
         self._nodes.pop(index, None)
+        self._gpus.pop(index, None)
         run.note_death(self._pids.pop(index, 0), death, was_loading, node)
         if was_loading:
             self._deaths_while_loading += not node
@@ -320,11 +328,15 @@ class Engine:
 
 
 class _Actor(Worker):
-    """A worker that knows on which node of Ray it is."""
+    """A worker that knows on which node of Ray it is, and how busy its GPU."""
 
     def begin(self) -> tuple[int, str]:
         """Load the models; returns the process id and the node's id."""
         return self.prepare(), ray.get_runtime_context().get_node_id()
+
+    def label(self, refs: tuple[ImageRef, ...], task: Task) -> tuple[ShardEntry | None, GpuUse | None]:
+        """Label a batch and commit it, as `annotate`; returns what that does, and the use of the GPU."""
+        return self.annotate(refs, task), read_gpu_use()
 
 
 def _look_from(nodes: list[dict[str, Any]], probe: Probe) -> dict[str, str]:

@@ -4,6 +4,9 @@ import logging
 import os
 import secrets
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -14,6 +17,9 @@ from pipeline.engine.cluster import describe_openness
 from pipeline.errors import UserError
 
 START_ATTEMPTS = 3
+_NODE_SECONDS = 120.0
+_NODE_POLL_SECONDS = 0.1
+_get_node: Any = ray._private.services.get_node
 _OBJECT_STORE_BYTES = 100 * 1024**2
 _TOKEN_SETTINGS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
@@ -32,14 +38,15 @@ def start_ray(cpus: int) -> None:
     make_token()
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            with lean_nodes():
+                ray.init(
+                    address="local",
+                    num_cpus=cpus,
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
             break
         except Exception as error:
             # A bare Exception, when Ray's own processes got too little CPU time to come up: its limits are fixed.
@@ -53,6 +60,53 @@ def start_ray(cpus: int) -> None:
                 ) from error
     _quiet_ray()
     _warn_if_open()
+
+
+class _LeanNode(ray._private.node.Node):
+    """A node without API server, autoscaler and log reader: nobody would ask them, and Ray waits for the first.
+
+    Each is a Python process that takes about a second of the processor to start.
+    """
+
+    def start_api_server(self, **_: Any) -> None:
+        """Start nothing."""
+
+    def start_monitor(self) -> None:
+        """Start nothing."""
+
+    def start_log_monitor(self) -> None:
+        """Start nothing."""
+
+
+def _await_node(gcs_address: str, node_id: str) -> dict[str, Any]:
+    """Return what Ray says of a node once it is there; by itself Ray gives up sooner than a busy machine is ready."""
+    deadline = time.monotonic() + _NODE_SECONDS
+    while True:
+        try:
+            node: dict[str, Any] = _get_node(gcs_address, node_id)
+            return node
+        except RuntimeError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(_NODE_POLL_SECONDS)
+
+
+@contextmanager
+def lean_nodes() -> Iterator[None]:
+    """Let Ray start nodes patiently and without the dashboard's helpers, as one installed without its packages does."""
+    replaced: tuple[tuple[Any, str, Any], ...] = (
+        (ray._private.node, "Node", _LeanNode),
+        (ray._private.utils, "get_dashboard_dependency_error", lambda: ImportError("not wanted")),
+        (ray._private.services, "get_node", _await_node),
+    )
+    kept = [getattr(module, name) for module, name, _ in replaced]
+    try:
+        for module, name, value in replaced:
+            setattr(module, name, value)
+        yield
+    finally:
+        for (module, name, _), value in zip(replaced, kept, strict=True):
+            setattr(module, name, value)
 
 
 def make_token() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.store.durable import TEMPORARY, leftovers
 from pipeline.store.index import IdIndex, IdSet, ids_to_numbers
-from pipeline.store.manifest import MANIFEST_NAME, ManifestWriter, read_manifest, removal_line, scan_manifest
+from pipeline.store.manifest import MANIFEST_NAME, ManifestWriter, removal_line, scan_manifest
 from pipeline.store.run import SHARDS_FOLDER, TIMINGS_FOLDER
 from pipeline.store.shards import describe_shard, remove_shards
 
@@ -31,7 +31,7 @@ class Healed:
     surplus: int = 0
 
 
-def heal(run_folder: Path, manifest: ManifestWriter, fingerprint: str) -> Healed:
+def heal(run_folder: Path, manifest: ManifestWriter, fingerprint: str) -> tuple[Healed, IdIndex]:
     """Clear leftovers, take shards without a file out of the manifest, adopt or remove files that it does not name.
 
     A worker commits a shard before the driver notes it, so a driver that died leaves complete shards that nobody
@@ -42,24 +42,29 @@ def heal(run_folder: Path, manifest: ManifestWriter, fingerprint: str) -> Healed
         manifest: Open for appending; synced afterwards.
         fingerprint: Of the run.
 
+    Returns:
+        What was put right, and the images that the run has now.
+
     Raises:
         OSError: The folder cannot be read or written.
     """
     cleared = clear_leftovers(run_folder)
-    with (run_folder / MANIFEST_NAME).open("rb") as stream:
-        named = {os.fsdecode(name) for name in scan_manifest(stream).lines}
-    present = set(shard_files(run_folder / SHARDS_FOLDER))
+    index = IdIndex.read(run_folder)
+    named, present = set(index.names), set(shard_files(run_folder / SHARDS_FOLDER))
     missing = sorted(named - present)
     for start in range(0, len(missing), _NAMES_A_LINE):
         manifest.append(removal_line(missing[start : start + _NAMES_A_LINE]))
     orphans = sorted(present - named)
-    adopted = _adopt(run_folder, manifest, fingerprint, orphans) if orphans else 0
+    if missing:
+        index = IdIndex.read(run_folder)
+    adopted = _adopt(run_folder, manifest, fingerprint, orphans, index)
     manifest.sync()
     remove_shards(run_folder, missing)
     for name in shard_files(run_folder / TIMINGS_FOLDER):
         if name not in present:
             (run_folder / TIMINGS_FOLDER / name).unlink()
-    return Healed(cleared, len(missing), adopted, len(orphans) - adopted)
+    healed = Healed(cleared, len(missing), adopted, len(orphans) - adopted)
+    return healed, IdIndex.read(run_folder) if adopted else index
 
 
 def clear_leftovers(run_folder: Path) -> int:
@@ -86,8 +91,8 @@ def remove_surplus(run_folder: Path) -> int:
     return len(surplus)
 
 
-def _adopt(run_folder: Path, manifest: ManifestWriter, fingerprint: str, orphans: list[str]) -> int:
-    index, taken, adopted = IdIndex(read_manifest(run_folder)), IdSet(), 0
+def _adopt(run_folder: Path, manifest: ManifestWriter, fingerprint: str, orphans: list[str], index: IdIndex) -> int:
+    taken, adopted = IdSet(), 0
     for name in orphans:
         entry = describe_shard(run_folder, name, fingerprint)
         numbers = ids_to_numbers(entry.ids if entry else ())

@@ -35,7 +35,8 @@ class IdIndex:
     """The images of a run at one moment: id, stamp, shard.
 
     Args:
-        entries: Of the run, whole or their ids; read once. An id that is in two of them counts once.
+        entries: Of the run, whole or their ids, in the order in which they were written; read once. One counts until
+            a later one has its shard's name or replaces it. An id that is in two of them counts once.
 
     Attributes:
         ids: (N,) uint64, sorted, each once; N may be 0.
@@ -47,19 +48,28 @@ class IdIndex:
     def __init__(self, entries: Iterable[ShardEntry | EntryIds]) -> None:
         ids, stamps = bytearray(), bytearray()
         sizes = array("i")
-        self.names: list[str] = []
-        for entry in entries:
+        ranks: dict[str, int] = {}
+        for rank, entry in enumerate(entries):
+            for name in (*entry.replaces, entry.shard):
+                ranks.pop(name, None)
+            if entry.shard:
+                ranks[entry.shard] = rank
             ids += bytes.fromhex(entry.ok + entry.failed)
             stamps += bytes.fromhex(entry.stamps) if entry.stamps else bytes(8 * entry.rows)
             sizes.append(entry.rows)
-            self.names.append(entry.shard)
-        numbers = np.frombuffer(ids, ">u8")
+        self.names = list(ranks)
+        counting, rows = np.zeros(len(sizes), bool), np.array(sizes, np.int32)
+        counting[list(ranks.values())] = True
+        del ranks
+        kept = np.repeat(counting, rows)
+        numbers = np.frombuffer(ids, ">u8")[kept].astype(np.uint64)
+        del ids
         order = np.argsort(numbers, kind="stable").astype(np.int32)
-        self.ids: Ids = numbers[order].astype(np.uint64)
-        del numbers, ids
-        self.stamps: Ids = np.frombuffer(stamps, ">u8")[order].astype(np.uint64)
+        self.ids: Ids = numbers[order]
+        del numbers
+        self.stamps: Ids = np.frombuffer(stamps, ">u8")[kept][order].astype(np.uint64)
         del stamps
-        self.shards = np.repeat(np.arange(len(sizes), dtype=np.int32), np.array(sizes, np.int32))[order]
+        self.shards = np.repeat(np.arange(len(self.names), dtype=np.int32), rows[counting])[order]
         if len(self.ids) and (again := self.ids[1:] == self.ids[:-1]).any():
             first = np.concatenate([[True], ~again])
             self.ids, self.stamps, self.shards = self.ids[first], self.stamps[first], self.shards[first]
@@ -76,7 +86,10 @@ class IdIndex:
         """Return where each id stands; (N,), -1 for an id that the run does not have."""
         if not len(self.ids):
             return np.full(len(numbers), -1)
-        places = np.minimum(np.searchsorted(self.ids, numbers), len(self.ids) - 1)
+        order = np.argsort(numbers)  # in this order they are found twice as fast among millions
+        places = np.empty(len(numbers), np.int64)
+        places[order] = np.searchsorted(self.ids, numbers[order])
+        places = np.minimum(places, len(self.ids) - 1)
         return np.where(self.ids[places] == numbers, places, -1)
 
 
@@ -91,14 +104,14 @@ class IdSet:
 
     def add(self, numbers: Ids) -> NDArray[np.bool_]:
         """Add ids; returns (N,) bool, which of them are new (of equal ones the first)."""
-        _, first = np.unique(numbers, return_index=True)
-        new = np.zeros(len(numbers), bool)
-        new[first] = True
+        each, first = np.unique(numbers, return_index=True)
+        absent = np.ones(len(each), bool)
         for block in self._blocks:
-            places = np.minimum(np.searchsorted(block, numbers), len(block) - 1)
-            new &= block[places] != numbers
-        if new.any():
-            self._blocks.append(np.sort(numbers[new]))
+            absent &= block[np.minimum(np.searchsorted(block, each), len(block) - 1)] != each
+        new = np.zeros(len(numbers), bool)
+        new[first[absent]] = True
+        if absent.any():
+            self._blocks.append(each[absent])
             while len(self._blocks) > 1 and len(self._blocks[-1]) * 2 > len(self._blocks[-2]):
                 last = self._blocks.pop()
                 self._blocks[-1] = np.sort(np.concatenate([self._blocks[-1], last]))

@@ -128,13 +128,14 @@ class ShardEntry:
 
 
 class EntryIds(NamedTuple):
-    """What an index needs of an entry; the names are those of `ShardEntry`."""
+    """What an index needs of a line; the names are those of `ShardEntry`. A line that only replaces has no shard."""
 
     shard: str
     rows: int
     ok: str
     failed: str
     stamps: str
+    replaces: tuple[str, ...]
 
 
 _FIELDS = tuple(entry.name for entry in fields(ShardEntry))
@@ -257,16 +258,29 @@ def read_manifest(folder: Path) -> Iterator[ShardEntry]:
 
 
 def read_manifest_ids(folder: Path) -> Iterator[EntryIds]:
-    """Yield the ids of what `read_manifest` yields, in a third of its time."""
-    for line in _counting_lines(folder):
-        head, found = _HEAD.match(line), _IDS.search(line)
-        if head is not None and found is not None:
-            texts = (found[group].decode("ascii") for group in (2, 3, 4))
-            yield EntryIds(head[4].decode(), int(found[1]), *texts)
-        elif (
-            entry := ShardEntry._from_whole(line)
-        ) is not None:  # of the first format, with its parts in another order
-            yield EntryIds(entry.shard, entry.rows, entry.ok, entry.failed, entry.stamps)
+    """Yield the ids of each whole line, in one pass and a fraction of `read_manifest`'s time.
+
+    Lines that later ones take the place of are among them: that shows only at the end.
+
+    Args:
+        folder: The run; a run without a manifest has no lines.
+    """
+    path = folder / MANIFEST_NAME
+    if not path.exists():
+        return
+    with path.open("rb") as stream:
+        for line in map(_modern, stream):
+            head = _head(line)
+            if head is None:
+                continue
+            replaces = tuple(head[3].replace(b'"', b"").decode().split(",")) if head[3] else ()
+            if not head[4]:
+                yield EntryIds("", 0, "", "", "", replaces)
+            elif found := _IDS.search(line):
+                rows, ok, failed, stamps = found.groups()
+                yield EntryIds(head[4].decode(), int(rows), ok.decode(), failed.decode(), stamps.decode(), replaces)
+            elif entry := ShardEntry._from_whole(line):  # of the first format, with its parts in another order
+                yield EntryIds(entry.shard, entry.rows, entry.ok, entry.failed, entry.stamps, replaces)
 
 
 def manifest_mark(folder: Path) -> str:

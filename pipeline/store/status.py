@@ -29,11 +29,17 @@ class WorkerStatus:
         pid: Its process; 0 while it starts.
         images: In its hands now.
         seconds: Since it was given the oldest of them, or began to load.
+        gpu_percent: How busy its GPU was when its last batch ended, 0 to 100; None where it has none or cannot tell.
+        gpu_used_bytes: Memory of that GPU in use then, by all processes; None where it has none.
+        gpu_memory_bytes: That the GPU has.
     """
 
     pid: int
     images: int
     seconds: float
+    gpu_percent: int | None = None
+    gpu_used_bytes: int | None = None
+    gpu_memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)

@@ -111,8 +111,9 @@ class RunWriter:
         write_file(self.output / RUN_FILE, json.dumps(settings, indent=2, allow_nan=False).encode())
         self._manifest = ManifestWriter(self.output)
         self._synced = time.monotonic()
-        self.healed: Healed = heal(self.output, self._manifest, self.fingerprint)
-        self.refresh()
+        self.healed: Healed
+        self.index: IdIndex
+        self.healed, self.index = heal(self.output, self._manifest, self.fingerprint)
         self._log = RunLog(self.output)
 
     def _clear(self) -> None:
@@ -205,7 +206,7 @@ class RunWriter:
 
     def refresh(self) -> None:
         """Read `index` anew, with what was added."""
-        self.index: IdIndex = IdIndex.read(self.output)
+        self.index = IdIndex.read(self.output)
 
     def _drop(self, shard: str, image_ids: Collection[str]) -> None:
         entry = shard_without(self.output, shard, image_ids)
