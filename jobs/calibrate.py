@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.calibration.calibrate import Calibration, ClassCalibration
+    from pipeline.calibration.calibrate import Calibration
 
 HELP = "Find each class's threshold for an asked precision, from what people accepted or a truth says."
 EXAMPLE = """
@@ -61,6 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
 def describe(calibration: "Calibration") -> str:
     """Return a calibration as text: a headline, a table, what is missing, and the prompts."""
     from pipeline.calibration.prompt_wins import describe_prompts
+    from pipeline.calibration.table import HEAD, advice, class_cells
 
     source = "the images that are accepted" if calibration.truth is None else str(calibration.truth)
     lines = [
@@ -68,39 +69,8 @@ def describe(calibration: "Calibration") -> str:
         f"asked is a precision of {calibration.precision:g}"
     ]
     lines += [f"note: {note}" for note in calibration.notes]
-    head = ("class", "judged", "right", "missed", "now", "threshold", "(interval)", "precision", "recall", "")
-    rows = [head, *(_row(one) for one in calibration.classes)]
+    rows = [HEAD, *(class_cells(one) for one in calibration.classes)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines += ["  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines += [_advice(one, calibration.width) for one in calibration.classes if one.threshold.more_boxes]
+    lines += filter(None, (advice(one, calibration.width) for one in calibration.classes))
     return "\n".join([*lines, *describe_prompts(calibration.prompts, calibration.all_images)])
-
-
-def _row(one: "ClassCalibration") -> tuple[str, ...]:
-    from pipeline.calibration.thresholds import Finding
-
-    found = one.threshold
-    words = {
-        Finding.SHOWN: "lowest of the run" if found.is_lowest else "",
-        Finding.LIKELY: "likely, not sure yet",
-        Finding.OUT_OF_REACH: "no threshold reaches it",
-        Finding.TOO_FEW: "too few reviews; left as it is",
-    }
-    counts = (one.name, str(len(one.boxes)), str(int(one.boxes.right.sum())), str(one.boxes.missed), f"{one.now:.3f}")
-    share, interval = found.precision, "–"
-    if found.low is not None and found.high is not None:
-        interval = f"{found.low:.3f} to {found.high:.3f}"
-    precision = "–" if share.value != share.value else f"{share.value:.3f} ({share.low:.3f} to {share.high:.3f})"
-    recall = "–" if found.recall != found.recall else f"{found.recall:.3f}"
-    threshold = "–" if one.proposed is None else f"{one.proposed:.3f}"
-    return (*counts, threshold, interval, precision, recall, words[found.finding])
-
-
-def _advice(one: "ClassCalibration", width: float) -> str:
-    from pipeline.calibration.thresholds import Finding
-
-    more = one.threshold
-    images = f", some {more.more_images} images" if more.more_images is not None else ""
-    if more.finding == Finding.TOO_FEW:
-        return f"{one.name}: {more.more_boxes} more reviewed labels are needed{images}"
-    return f"{one.name}: {more.more_boxes} more reviewed labels would narrow its precision to {width:g}{images}"

@@ -22,4 +22,6 @@ def run(arguments: argparse.Namespace) -> int:
     counts = merged.outcome.counts
     twice = f"; {merged.twice} were in more than one of them" if merged.twice else ""
     print(f"{arguments.output}: {merged.added} images brought in, {counts.total} in all, {counts.failed} failed{twice}")
+    if merged.corrected:
+        print(f"corrections by people came along for {merged.corrected} images")
     return 0

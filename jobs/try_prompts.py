@@ -1,6 +1,7 @@
 """`groundlabel try`: several ontologies on the same images."""
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ EXAMPLE = """
 groundlabel try photos/ --classes a.yaml --classes b.yaml --sample 50
 groundlabel try photos/ --classes "car, person" --classes "vehicle, human" --output compared/
 groundlabel try photos/ --classes a.yaml --classes b.yaml --truth truth.json
+groundlabel try photos/ --classes a.yaml --classes b.yaml --app
 """
 _OPTIONS = (
     "detector",
@@ -50,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", default="try", metavar="FOLDER", help="where try.json and sheet.jpg go (default: try)"
     )
+    parser.add_argument("--app", action="store_true", help="then show them side by side in the FiftyOne App")
     add_options(parser, _OPTIONS)
 
 
@@ -73,7 +76,25 @@ def run(arguments: argparse.Namespace) -> int:
     print(
         f"All figures are in {Path(arguments.output) / VALUES_FILE}, pictures in {Path(arguments.output) / SHEET_FILE}"
     )
+    if arguments.app:
+        _serve(trial, Path(arguments.output))
     return 0
+
+
+def _serve(trial: "Trial", output: Path) -> None:
+    """Show the labels side by side in the App until Ctrl-C."""
+    from pipeline.review.app import AppServer, open_listener
+    from pipeline.review.connection import connected_fiftyone
+    from pipeline.review.keeper import LOOPBACK
+    from pipeline.review.side_by_side import trial_dataset
+
+    listener = open_listener(None, LOOPBACK)
+    with connected_fiftyone(), trial_dataset(trial, output) as dataset, AppServer(listener) as server:
+        server.wait_until_ready()
+        print(f"FiftyOne App: {server.url(dataset.slug)}  (Ctrl-C ends it)", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            while True:
+                server.wait(60)
 
 
 def _show_progress(done: int, total: int) -> None:

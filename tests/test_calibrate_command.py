@@ -125,6 +125,10 @@ def scored(path: str, scores: list[tuple[int, float]]) -> AnnotatedImage:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
+    return accepted_run(tmp_path)
+
+
+def accepted_run(parent: Path) -> Path:
     """Return a run of 80 images with two round things and, in every fourth, a square; 60 are accepted.
 
     Round things over .6 are right; of those at .4 every second one was deleted.
@@ -133,7 +137,7 @@ def run(tmp_path: Path) -> Path:
         scored(f"{number:03d}.png", [(0, 0.62 + number / 1000), (0, 0.4), *([(2, 0.7)] if number % 4 == 0 else [])])
         for number in range(80)
     ]
-    folder = write_run(tmp_path, records)
+    folder = write_run(parent, records)
     settings = json.loads((folder / RUN_FILE).read_text())
     parts = {"detector": {"name": "tiny"}, "segmenter": {"name": "tiny-sam"}, "box_threshold": 0.35}
     (folder / RUN_FILE).write_text(json.dumps(settings | {"parts": parts, "options": {}}))

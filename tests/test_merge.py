@@ -1,12 +1,18 @@
 """Merging runs of parts of the images."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from jobs.cli import main
 from pipeline.errors import UserError
+from pipeline.export.objects import ExportImage
+from pipeline.reviewed.base import read_base
+from pipeline.reviewed.changes import Change, Kind, take_labels
+from pipeline.reviewed.labels import reviewed_records
+from pipeline.reviewed.layer import ReviewedLayer
 from pipeline.store.lock import LOCK_NAME
 from pipeline.store.merge import merge_runs
 from pipeline.store.run import SHARDS_FOLDER, Run
@@ -63,6 +69,56 @@ def test_runs_that_contradict_each_other(parts: list[Path], tmp_path: Path) -> N
     other = label(tmp_path / "other", tmp_path / "else", size=3)
     with pytest.raises(UserError, match=r"labels '000.png' in another way"):
         merge_runs([*parts, other.folder], tmp_path / "merged")
+
+
+def correct(run: Path, path: str, class_name: str) -> None:
+    """Correct the class of an image's first object, or add it again, as a sync would write it."""
+    opened = Run.open(run)
+    (image_id,) = [record.image_id for record in opened.records() if record.path == path]
+    base = read_base(opened, [image_id])[image_id]
+    layer = ReviewedLayer(run)
+    taken = [] if image_id in layer.images else take_labels(base.image, base.objects, base.digest)
+    objects = layer.images[image_id].objects if image_id in layer.images else base.objects
+    assert objects
+    after = replace(objects[0], class_name=class_name)
+    layer.add([*taken, Change(base.image, Kind.RELABELLED, after.object_id, objects[0], after)])
+
+
+def corrected(run: Path) -> dict[str, str]:
+    """Return the class of the first object of each corrected image."""
+    states = ReviewedLayer(run).images.values()
+    return {state.image.path: state.objects[0].class_name for state in states if state.objects}
+
+
+def test_what_people_corrected_comes_along_or_the_merge_is_refused(
+    parts: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_objects = {
+        part: [record.path for record in Run.open(part).annotated() if len(record.instances)] for part in parts
+    }
+    (first, *_), (second, *_) = with_objects[parts[0]], with_objects[parts[1]]
+    merged = tmp_path / "merged"
+    copy = Path(shutil.copytree(parts[0], tmp_path / "copy"))
+    correct(parts[0], first, "beetle")
+    correct(parts[1], second, "moth")
+    for count in (2, 0):
+        assert merge_runs([*parts, copy], merged).corrected == count
+        assert corrected(merged) == {first: "beetle", second: "moth"}
+    exported = [record for record in reviewed_records(merged) if isinstance(record, ExportImage)]
+    assert {record.path: record.objects[0].class_name for record in exported} == corrected(merged)
+
+    correct(parts[0], first, "ant")
+    correct(merged, second, "wasp")
+    assert main(["merge", *map(str, parts), "--output", str(merged)]) == 0
+    assert "corrections by people came along for 1 images" in capsys.readouterr().out
+    assert corrected(merged) == {first: "ant", second: "wasp"}
+
+    correct(copy, first, "fly")
+    layers = [list((run / "reviewed").iterdir()) for run in (merged, copy, *parts[:2])]
+    assert main(["merge", *map(str, parts), str(copy), "--output", str(merged)]) == 2
+    said = capsys.readouterr().err
+    assert f"{first}: {parts[0]} and {copy}" in said
+    assert [list((run / "reviewed").iterdir()) for run in (merged, copy, *parts[:2])] == layers
 
 
 def test_what_cannot_be_merged(parts: list[Path], tmp_path: Path) -> None:

@@ -4,15 +4,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from models.ontology import Ontology
 from pipeline.config import AnnotateConfig
+from pipeline.review.ingest import ingest
+from pipeline.review.plugin import similar
 from pipeline.review.plugin.panel import progress_text
 from pipeline.review.plugin.progress import review_progress
+from pipeline.review.plugin.similar import Similar, crop_square, find_similar
+from pipeline.review.plugin.targets import stored_labels, stored_samples
 from pipeline.review.schema import PREDICTIONS, PROPOSALS
 from pipeline.reviewed.changes import ACCEPTED_TAG, REJECTED_TAG
+from pipeline.store.run import Run
 from tests.plugin_runs import Reviewed, reviewed_run, save_scenes
 from tests.review_runs import needs_mongod
+from tests.test_calibrate_command import accepted_run
 
 pytestmark = [
     needs_mongod,
@@ -147,6 +155,45 @@ def test_explain_names_prompt_scores_and_what_was_beaten(review: Reviewed) -> No
     assert any("NMS: overlaps a stronger box" in text for text in texts)
 
 
+def test_similar_objects_come_first_and_are_looked_at_once(review: Reviewed, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = review.dataset.values("id")
+    ids, names = (
+        [one for found in review.dataset.values(f"{PREDICTIONS}.detections.{name}") for one in found or ()]
+        for name in ("id", "label")
+    )
+    classes = dict(zip(ids, names, strict=True))
+    same: list[float] = []
+    others: list[float] = []
+    for sample in stored_samples(review.dataset, images):
+        for label in stored_labels(sample, PREDICTIONS):
+            asked = [(sample, PREDICTIONS, label)]
+            *counts, found = find_similar(review.dataset, review.run, asked, images)
+            assert isinstance(found, Similar)
+            assert counts == [1, 2, 3, 4, 5]
+            assert (found.label_ids[0], found.compared) == (str(label["_id"]), len(ids))
+            assert sorted(found.label_ids) == sorted(ids)
+            assert list(found.cosines) == sorted(found.cosines, reverse=True)
+            for label_id, cosine in zip(found.label_ids[1:], found.cosines[1:], strict=True):
+                (same if classes[label_id] == label["label"] else others).append(cosine)
+            monkeypatch.setattr(similar, "_describe", lambda stages, crops: pytest.fail("looked at again"))
+    assert (np.array(same)[:, None] > np.array(others)).mean() > 0.6
+    assert found.view.values(f"{PREDICTIONS}.id") == list(found.label_ids)
+    first = review.dataset.first()
+    done = review.execute("find_similar", selected_labels=select(first, 0))
+    (shown,) = [one for one in done.executor._requests if one.operator_uri.endswith("set_view")]
+    assert first[PREDICTIONS].detections[0].id in str(shown.params)
+    assert review.said("find_similar", selected=[first.id]).endswith("click it in an open image, or one patch")
+
+
+def test_a_crop_is_square_and_grey_outside_of_the_image() -> None:
+    image = np.full((60, 100, 3), 255, np.uint8)
+    crop = crop_square(image, (80.0, 10.0, 100.0, 50.0))
+    assert crop.shape == (128, 128, 3)
+    assert (crop[64, 5].tolist(), crop[64, 120].tolist()) == ([255] * 3, [114] * 3)
+    assert crop_square(image, (5.0, 5.0, 5.0, 5.0)).min() == 255
+    assert crop_square(image, (100.0, 60.0, 100.0, 60.0)).shape == (128, 128, 3)
+
+
 def test_the_panel_counts_images_agreement_and_time(fresh: Reviewed) -> None:
     sample = fresh.dataset.last()
     labels = sample[PREDICTIONS].detections
@@ -164,6 +211,38 @@ def test_the_panel_counts_images_agreement_and_time(fresh: Reviewed) -> None:
     text = progress_text(fresh.dataset)
     assert "**5 of 5 images accepted** (100%)" in text
     assert f"| {labels[0].label} |" in text
+
+
+def test_thresholds_are_shown_and_only_written_where_a_file_is_named(review: Reviewed, tmp_path: Path) -> None:
+    run = accepted_run(tmp_path)
+    reviewed = Reviewed(review.fo, run, review.fo.load_dataset(ingest(Run.open(run)).dataset))
+    ontology = tmp_path / "classes.yaml"
+    ontology.write_text("# mine\nround thing: [circle, disc]\nsquare:\n")
+    before = ontology.read_text()
+    reviewed.execute("accept", selected=[reviewed.dataset.match({"path": "075.png"}).first().id])
+    text = reviewed.execute("fit_thresholds", params={"precision": 0.9}).result["output"]
+    assert "rest on 61 accepted images; nothing was written" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("| round thing |")]
+    _, judged, right, missed, now, threshold, interval, *_ = [cell.strip() for cell in line.split("|")[1:-1]]
+    assert (judged, right, missed, now) == ("122", "92", "2", "0.350")
+    low, high = map(float, interval.split(" to "))
+    assert 0.4 <= low <= float(threshold) <= high
+    assert float(threshold) == pytest.approx(0.62, abs=0.001)
+    assert "too few reviews; left as it is" in text
+    assert "- square: 35 more reviewed labels are needed" in text
+    assert (ontology.read_text(), (run / "calibration").exists()) == (before, False)
+
+    said = reviewed.said("fit_thresholds", params={"precision": 0.9, "file": str(ontology)})
+    assert f"1 are written into {ontology}" in said
+    assert ontology.read_text().startswith("# mine")
+    assert [spec.box_threshold for spec in Ontology.from_file(ontology).classes] == [
+        pytest.approx(0.62, abs=1e-3),
+        None,
+    ]
+    assert (run / "calibration" / "calibration.json").exists()
+    nowhere = reviewed.said("fit_thresholds", params={"precision": 0.9, "file": str(tmp_path / "no.yaml")})
+    assert "no.yaml" in nowhere
+    reviewed.dataset.delete()
 
 
 def test_a_dataset_of_no_run_is_said(review: Reviewed) -> None:

@@ -11,10 +11,12 @@ from pipeline.config import AnnotateConfig
 from pipeline.export.labels import open_labels
 from pipeline.export.objects import ExportImage
 from pipeline.records import AnnotatedImage
+from pipeline.review.missed import WHY, known_below
 from pipeline.review.plugin.below import look_below
 from pipeline.review.plugin.targets import samples_of_view
 from pipeline.review.plugin.thresholds import BELOW_TAG, ThresholdTable
 from pipeline.review.schema import PREDICTIONS, PROPOSALS
+from pipeline.review.views import MISSED_VIEW
 from pipeline.reviewed.changes import ACCEPTED_TAG, REJECTED_TAG
 from tests.plugin_runs import CLASSES, Reviewed, label_folder, reviewed_run, save_scenes
 from tests.review_runs import needs_mongod
@@ -211,3 +213,34 @@ def test_label_selection_can_wait_in_fiftyones_queue(review: Reviewed) -> None:
     assert done.run_state == "completed"
     added = set(proposals_of(review)) - set(before)
     assert {(path, label) for path, label, _ in added} == {(sample["path"], "blue triangle")}
+
+
+def test_boxes_just_under_the_threshold_join_the_queue_of_what_was_missed(review: Reviewed) -> None:
+    def likely() -> dict[str, float]:
+        review.dataset.reload()
+        return dict(zip(*review.dataset.values(["path", "likely_missed"]), strict=True))
+
+    before = review.ingest_again().images
+    (asked,) = [
+        one
+        for one in review.execute("find_missed", params={"target": "view"}).executor._requests
+        if one.operator_uri.endswith("set_view")
+    ]
+    assert "likely_missed" in str(asked.params)
+    found = likely()
+    below = known_below(review.dataset, review.run)
+    assert (len(below), before) == (6, 6)
+    ids = dict(zip(*review.dataset.values(["path", "id"]), strict=True))
+    best = {path: max([box.score for box in below[sample_id]], default=0.0) for path, sample_id in ids.items()}
+    missed = {path for path, share in found.items() if share > 0}
+    assert missed
+    for path, share in found.items():
+        assert share <= max(2 * best[path] / 0.6 - 1, 0) + 1e-3
+    assert set(review.dataset.load_saved_view(MISSED_VIEW).values("path")) == missed
+    sample = review.dataset.one({"path": max(missed, key=lambda path: found[path])})
+    assert sample["why"].count(WHY) == 1
+    review.execute("accept", selected=[sample.id])
+    review.ingest_again()
+    assert likely() == found | {sample["path"]: 0.0}
+    review.execute("undo")
+    review.ingest_again()

@@ -26,8 +26,12 @@ from pipeline.records import AnnotatedImage, FailedImage, Record
 from pipeline.review import app, documents, ingest, schema
 from pipeline.review.connection import connected_fiftyone
 from pipeline.review.schema import dataset_name
+from pipeline.review.side_by_side import field_names, trial_dataset
 from pipeline.reviewed.changes import ACCEPTED_TAG
 from pipeline.store.run import Run
+from pipeline.trial.agreement import compare_labels
+from pipeline.trial.arms import Arm
+from pipeline.trial.trial import Trial
 from tests.review_runs import ONTOLOGY, disc, labelled, needs_mongod, odd_records, write_run
 
 ROOT = Path(__file__).parents[1]
@@ -261,6 +265,45 @@ def test_runs_of_the_same_name_have_datasets_of_their_own(fiftyone: Any, tmp_pat
 
 
 @needs_mongod
+def test_ontologies_that_were_tried_are_fields_side_by_side(fiftyone: Any, tmp_path: Path) -> None:
+    records = odd_records()
+    write_run(tmp_path, [*records, one_disc("agreed.png")])
+    fewer = [
+        labelled(record.path, record.image_hw, []) if isinstance(record, AnnotatedImage) else record
+        for record in records
+    ]
+    arms = tuple(
+        Arm(name, ONTOLOGY, tmp_path / "photos", [*rows, one_disc("agreed.png")])
+        for name, rows in (("sub/A b.yaml", records), ("circle, square", fewer))
+    )
+    agreements = {(0, 1): compare_labels(arms[0].images(), arms[1].images())}
+    trial = Trial(arms, 6, 6, agreements, {}, ((), ()), None)
+    with trial_dataset(trial, tmp_path / "try") as dataset:
+        first, second = field_names(trial)
+        assert (first, second) == ("ontology_1_a_b", "ontology_2_circle_square")
+        assert dataset.values("path")[0] == "wide.png"
+        assert dataset.values("disputed") == sorted(dataset.values("disputed"), reverse=True)
+        shown = {sample["path"]: sample for sample in dataset}
+        assert set(shown) == {record.path for record in arms[0].rows}
+        assert (shown["sub/broken.jpg"][first], shown["sub/broken.jpg"][second]) == (None, None)
+        for record in (record for record in records if isinstance(record, AnnotatedImage)):
+            labels = shown[record.path][first].detections
+            assert [label.label for label in labels] == list(record.class_names)
+            assert shown[record.path][second].detections == []
+            for label, rle in zip(labels, record.instances.masks, strict=True):
+                if label.mask is not None:
+                    np.testing.assert_array_equal(full_mask(label, record.image_hw), decode_mask(rle))
+        assert dataset.get_field(second).description == "circle, square"
+    assert not fiftyone.dataset_exists(dataset.name)
+    left_behind = fiftyone.Dataset(dataset.name)
+    with pytest.raises(UserError, match="of no trial"), trial_dataset(trial, tmp_path / "try"):
+        pass
+    left_behind.info = {"groundlabel": {"trial": "try"}}
+    left_behind.save()
+    with trial_dataset(trial, tmp_path / "try") as dataset:
+        assert len(dataset) == 6
+
+
 def test_a_name_that_is_not_utf8_is_shown_through_a_link(fiftyone: Any, tmp_path: Path) -> None:
     raw = os.fsdecode(b"na\xefve.png")
     record = one_disc(raw)
@@ -362,6 +405,16 @@ def test_a_crop_is_what_decoding_gives(data: st.DataObject, height: int, width: 
     again = np.zeros_like(mask)
     again[y : y + h, x : x + w] = crop
     np.testing.assert_array_equal(again, mask)
+
+
+def test_a_mask_stays_where_it_is_when_its_box_moves_by_part_of_a_pixel() -> None:
+    mask = disc((21, 21), (10, 10), 10)
+    placed = decode_mask(documents.place_mask(mask, (45.05, 24.94, 65.97, 45.91), HW))
+    np.testing.assert_array_equal(placed, disc(HW, (55, 35), 10))
+    corner = documents.place_mask(np.ones((3, 5), bool), (79.8, 59.9, 80.0, 60.0), HW)
+    np.testing.assert_array_equal(np.argwhere(decode_mask(corner)), [[59, 79]])
+    tiny = decode_mask(documents.place_mask(np.ones((1, 1), bool), (3.1, 4.2, 3.3, 4.4), HW))
+    np.testing.assert_array_equal(np.argwhere(tiny), [[4, 3]])
 
 
 def test_a_crop_of_a_large_image_is_what_decoding_gives() -> None:

@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from models.boxes import check_image_hw
 from models.mask_crops import crop_mask, crop_to_rle
 from models.masks import Rle
-from pipeline.looks import resample
 from pipeline.reviewed.changes import BoxXyxy, ReviewedObject, encode_attributes
 
 NUDGE = 1e-4
@@ -248,14 +247,24 @@ def place_mask(mask: NDArray[np.bool_], box_xyxy: BoxXyxy, image_hw: tuple[int, 
 
     Args:
         mask: (h, w), not the box's size where a person brushed it.
-        box_xyxy: Pixels, inside the image; fractions are cut off, and at least one pixel is left.
+        box_xyxy: Pixels, inside the image, with fractions: the App's brush leaves a box a little beside whole pixels. A
+            pixel belongs to the box where its middle does; at least one is left.
         image_hw: (height, width) in pixels.
-
-    Source: eta/core/image.py, render_instance_mask; nearest neighbour instead of linear.
     """
-    left, top = min(int(box_xyxy[0]), image_hw[1] - 1), min(int(box_xyxy[1]), image_hw[0] - 1)
-    width, height = max(int(box_xyxy[2]) - left, 1), max(int(box_xyxy[3]) - top, 1)
-    return crop_to_rle(resample(mask, height, width), left, top, image_hw)
+    left, columns = _stretch(mask.shape[1], box_xyxy[0], box_xyxy[2], image_hw[1])
+    top, rows = _stretch(mask.shape[0], box_xyxy[1], box_xyxy[3], image_hw[0])
+    return crop_to_rle(mask[rows[:, None], columns[None, :]], left, top, image_hw)
+
+
+def _stretch(cells: int, start: float, stop: float, side: int) -> tuple[int, NDArray[np.int64]]:
+    """Return the first pixel under a stretch of an image's side, and which cell of a mask each pixel there shows."""
+    first, end = max(math.ceil(start - 0.5), 0), min(math.ceil(stop - 0.5), side)
+    if end <= first:
+        first = min(int(start), side - 1)
+        end = first + 1
+    middles = np.arange(first, end) + 0.5
+    shown = np.floor((middles - start) * cells / max(stop - start, 1e-9)).clip(0, cells - 1)
+    return first, shown.astype(np.int64)
 
 
 def _polyline_shape(document: dict[str, Any], image_hw: tuple[int, int]) -> tuple[BoxXyxy, Rle] | None:

@@ -23,6 +23,7 @@ from pipeline.records import AnnotatedImage, FailedImage
 from pipeline.review import schema
 from pipeline.review.database import REACH_SECONDS
 from pipeline.review.likeness import write_likeness
+from pipeline.review.missed import write_missed
 from pipeline.review.mongod import cache_folder
 from pipeline.review.present import PresentImages
 from pipeline.review.schema import dataset_name
@@ -107,6 +108,7 @@ def ingest(run: Run, progress: Callable[[int], None] | None = None, looks: int =
                 progress(images)
         gone = _tag_gone(dataset, seen)
         write_queues(dataset, score_images(columns))
+        write_missed(dataset, run)
         write_likeness(dataset, read_vectors(run))
         _finish(dataset, run)
         deleted = sum(layer.images[image_id].deleted for image_id in seen & layer.images.keys())

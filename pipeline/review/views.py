@@ -10,6 +10,7 @@ from pipeline.reviewed.changes import ACCEPTED_TAG
 
 _CHUNK = 500
 _DIGITS = 4
+MISSED_VIEW = "Likely missed"
 DESCRIPTIONS = {
     "Review order": "Start here: the images with the most wrong labels to be expected for the time that they take, "
     "without those that are accepted.",
@@ -19,7 +20,8 @@ DESCRIPTIONS = {
     "Conflicts": "Two objects in one place: of different classes, or the same object twice; or a later run contradicts "
     "a reviewed label.",
     "Odd shapes": "Objects whose area, aspect, filling or number of pieces is unlike that of their class.",
-    "Likely missed": "No label at all, while other images of the same folder have some.",
+    MISSED_VIEW: "No label at all, while other images of the same folder have some; or a box just under the "
+    "threshold where no label is, in the images where 'Find missed objects' looked for such.",
     "Near duplicates": "Images that are almost the same, side by side; one of them is enough, and all of them belong "
     "on one side of a split.",
     "Most different": "The images that differ most from each other, by what the detector sees in them: the fewest "
@@ -85,7 +87,7 @@ def save_views(dataset: Any) -> None:
         "Uncertain first": lambda: above("uncertain", 0.25),
         "Conflicts": lambda: above("conflict", 0.25),
         "Odd shapes": lambda: above("odd_shape", 0.25),
-        "Likely missed": lambda: above("likely_missed", 0.0),
+        MISSED_VIEW: lambda: above("likely_missed", 0.0),
         "Near duplicates": lambda: dataset.match(ViewField("duplicate_group") > 0).sort_by("duplicate_group"),
         "Most different": lambda: dataset.match(ViewField("difference_rank") > 0).sort_by("difference_rank"),
         "Proposals": lambda: dataset.match(ViewField(f"{PROPOSALS}.detections").length() > 0),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.config import AnnotateConfig
 from pipeline.errors import UserError
+from pipeline.reviewed.merge import carry_corrections, corrections_to_carry
 from pipeline.store.durable import write_file
 from pipeline.store.fingerprint import describe_differences
 from pipeline.store.index import Ids, IdSet, ids_to_numbers
@@ -29,17 +30,19 @@ class Merged:
         outcome: What the new run came to.
         added: Images that this call brought in.
         twice: Images that more than one of the runs had.
+        corrected: Images whose corrections by people this call brought in.
     """
 
     outcome: Outcome
     added: int
     twice: int
+    corrected: int
 
 
 def merge_runs(folders: Sequence[str | Path], output: str | Path) -> Merged:
     """Put runs together; a merge that was cut off goes on.
 
-    An image that two runs have comes once: the labelled row before the failed one.
+    An image that two runs have comes once: the labelled row before the failed one. What people corrected comes along.
 
     Args:
         folders: At least one run; none is changed.
@@ -47,7 +50,8 @@ def merge_runs(folders: Sequence[str | Path], output: str | Path) -> Merged:
 
     Raises:
         UserError: A folder is no run, is being written, or made with another fingerprint; two runs label an image in
-            different ways; a shard is damaged; or the output cannot be written.
+            different ways, or people corrected it in different ways; a shard is damaged; or the output cannot be
+            written.
     """
     start = time.monotonic()
     runs = [Run.open(folder) for folder in folders]
@@ -56,13 +60,15 @@ def merge_runs(folders: Sequence[str | Path], output: str | Path) -> Merged:
         _check(run, first, Path(output))
     config = settings_to_config(first.settings, AnnotateConfig(device=first.settings["options"]["device"]))
     folder = Path(output).absolute()
+    corrections = corrections_to_carry([run.folder for run in runs], folder)
     with RunWriter(folder, first.settings["parts"], first.ontology, first.images_root, config) as writer:
         merge = _Merge(writer)
         for run in runs:
             for entry in read_manifest(run.folder):
                 merge.bring(run, entry)
+        corrected = carry_corrections(corrections, folder)
         outcome = writer.finish(time.monotonic() - start, writer.added)
-    return Merged(outcome, writer.added, merge.twice)
+    return Merged(outcome, writer.added, merge.twice, corrected)
 
 
 def _check(run: Run, first: Run, output: Path) -> None:

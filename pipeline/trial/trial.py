@@ -56,6 +56,13 @@ class Trial:
         found = Counter(name for image in arm.images().values() for name in image.class_names)
         return Counter({spec.name: found[spec.name] for spec in arm.ontology.classes})
 
+    def disputed(self) -> Counter[str]:
+        """Return how many labels of each image only one side of a pair of arms has, by image id."""
+        found: Counter[str] = Counter()
+        for agreement in self.agreements.values():
+            found.update(agreement.disputed)
+        return found
+
 
 def try_prompts(
     images: str | Path,
@@ -138,9 +145,7 @@ def write_trial(trial: Trial, output: Path) -> None:
 
 def _most_disputed(trial: Trial) -> list[str]:
     """Return the images of the sheet: those on which the ontologies agree least, then by path."""
-    disputed: Counter[str] = Counter()
-    for agreement in trial.agreements.values():
-        disputed.update(agreement.disputed)
+    disputed = trial.disputed()
     whole = [arm.images() for arm in trial.arms]
     everywhere: list[AnnotatedImage] = [
         image for key, image in whole[0].items() if all(key in images for images in whole)

@@ -23,11 +23,13 @@ class Outcome:
         message: One sentence for the person.
         changed: Labels or tags are others now, and the App has to show them anew.
         output: A longer text in Markdown, shown in the form's place; empty for none.
+        view: A FiftyOne view that the App shall show; None leaves it at the one that it shows.
     """
 
     message: str
     changed: bool = True
     output: str = ""
+    view: Any = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Action:
         is_long: Runs with a progress bar, and may be delegated.
         has_output: The outcome's text stays to be read.
         is_for_objects: Has a button beside an open image, too, where single objects are selected.
+        is_here: Changes what the App shows, and so cannot be delegated.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Action:
     is_long: bool = False
     has_output: bool = False
     is_for_objects: bool = False
+    is_here: bool = False
 
 
 def operator_classes_of(action: Action) -> list[type]:
@@ -80,7 +84,7 @@ def operator_class(action: Action, in_open_image: bool = False) -> type:
                 icon=action.icon,
                 dynamic=action.form is not None,
                 execute_as_generator=action.is_long,
-                allow_delegated_execution=action.is_long,
+                allow_delegated_execution=action.is_long and not action.is_here,
                 view_target=False,
                 unlisted=in_open_image,
             )
@@ -134,5 +138,7 @@ def _shown(action: Action, ctx: Any) -> Iterator[Any]:
             yield ctx.ops.notify(step.message, variant="success" if step.changed else "info")
             if step.changed:
                 yield ctx.ops.reload_dataset() if action.is_long else ctx.ops.reload_samples()
+            if step.view is not None:
+                yield ctx.ops.set_view(step.view)
         if not action.is_long:
             yield {"message": step.message, "output": step.output}

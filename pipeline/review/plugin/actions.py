@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.review.ingest import only_writer
+from pipeline.review.missed import write_missed
 from pipeline.review.plugin import decide, loaded
 from pipeline.review.plugin.action import Outcome, Progress
 from pipeline.review.plugin.below import look_below
@@ -19,6 +21,7 @@ from pipeline.review.plugin.targets import (
     stored_samples,
 )
 from pipeline.review.plugin.thresholds import Effect, ThresholdTable
+from pipeline.review.views import MISSED_VIEW
 
 SELECTED, VIEW = "selected", "view"
 """What an operator on images is about: those selected (or open), or all that the App shows."""
@@ -147,6 +150,42 @@ def export_view(ctx: Any) -> Steps:
         open_run(ctx.dataset), images, output, format_name, how, overwrite=bool(ctx.params.get("overwrite"))
     )
     yield Outcome(" ".join(describe(written)), changed=False)
+
+
+def missed_objects(ctx: Any) -> Steps:
+    """Look for boxes under the run's thresholds in the images, and show the queue of those that miss something."""
+    run, images = open_run(ctx.dataset), images_of(ctx)
+    yield Progress(0.0, "Loading the detector")
+    for count in look_below(ctx.dataset, run, images):
+        yield Progress(count / len(images), f"{count} of {plural(len(images), 'image')}")
+    with only_writer(ctx.dataset.name):
+        found = write_missed(ctx.dataset, run)
+    shows = found and not ctx.delegated and ctx.dataset.has_saved_view(MISSED_VIEW)
+    queue = ctx.dataset.load_saved_view(MISSED_VIEW) if shows else None
+    yield Outcome(f"{plural(found, 'image')} of the run with boxes just under the threshold.", found > 0, view=queue)
+
+
+def similar_objects(ctx: Any) -> Steps:
+    """Show the labels of the view by their likeness to the selected object."""
+    from pipeline.review.plugin.similar import Similar, find_similar
+
+    asked, images = list(selected_labels(ctx.dataset, _selected(ctx))), samples_of_view(ctx.view)
+    yield Progress(0.0, "Loading the detector")
+    for step in find_similar(ctx.dataset, open_run(ctx.dataset), asked, images):
+        if isinstance(step, Similar):
+            shown = plural(len(step.label_ids), "object")
+            said = f"{shown} of {step.compared}, the most similar first."
+            yield Outcome(said, changed=False, view=step.view)
+        else:
+            yield Progress(step / len(images), f"{step} of {plural(len(images), 'image')}")
+
+
+def fit_thresholds(ctx: Any) -> Steps:
+    """Find thresholds; writes them where the form names a file."""
+    from pipeline.review.plugin.fitting import fit_thresholds as fit
+
+    said, table = fit(open_run(ctx.dataset), float(ctx.params["precision"]), str(ctx.params.get("file") or ""))
+    yield Outcome(said, changed=False, output=f"{said}\n\n{table}")
 
 
 def plural(count: int, noun: str) -> str:

@@ -7,6 +7,7 @@ from pipeline.review.plugin import loaded
 from pipeline.review.plugin.actions import SELECTED, VIEW, describe_effect, images_of, plural, selection_of
 from pipeline.review.plugin.targets import open_run
 from pipeline.review.plugin.thresholds import LOWEST, ThresholdTable
+from pipeline.reviewed.changes import ACCEPTED_TAG
 from pipeline.store.run import Run
 
 _STEP = 0.01
@@ -76,6 +77,22 @@ def export_form(ctx: Any) -> Any:
         count = len(images_of(ctx))
         inputs.view("count", types.Notice(label=f"{plural(count, 'image')}, with what people corrected."))
     return types.Property(inputs, view=types.View(label="Export images"))
+
+
+def fit_form(ctx: Any) -> Any:
+    """Ask for the precision, and for a file where the thresholds shall be written."""
+    import fiftyone.operators.types as types
+
+    inputs = types.Object()
+    if _run_or_notice(ctx, inputs) is not None:
+        limits = {"min": 0.5, "max": _HIGHEST, "step": _STEP}
+        label = "Share of a class's labels that should be right"
+        inputs.float("precision", default=0.95, required=True, label=label, view=types.SliderView(), **limits)
+        hint = "On the machine of this App; its comments stay. Without one the thresholds are only shown."
+        inputs.str("file", label="Ontology file that gets the thresholds", description=hint)
+        accepted = len(ctx.dataset.match_tags(ACCEPTED_TAG))
+        inputs.view("count", types.Notice(label=f"Judged by {plural(accepted, 'accepted image')}."))
+    return types.Property(inputs, view=types.View(label="Fit thresholds"))
 
 
 def _run_or_notice(ctx: Any, inputs: Any) -> Run | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from models.interfaces import Image, Segmenter
 from models.ontology import Ontology
+from pipeline.build import load_segmenter_of
 from pipeline.config import AnnotateConfig
 from pipeline.errors import UserError
 from pipeline.explain import load_stages
@@ -64,12 +65,8 @@ def segmenter_of(config: AnnotateConfig) -> Segmenter:
     if config.mask == "none":
         raise UserError("the run was made with --mask none: it has no segmenter")
 
-    def load() -> Segmenter:
-        from models.zoo import load_segmenter
-
-        return load_segmenter(config.segmenter, device=config.device, multimask=config.multimask)
-
-    found: Segmenter = _hold((config.segmenter, config.device, config.multimask), load)
+    key = (config.segmenter, config.device, config.multimask)
+    found: Segmenter = _hold(key, lambda: load_segmenter_of(config))
     return found
 
 

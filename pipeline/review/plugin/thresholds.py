@@ -8,8 +8,9 @@ import numpy as np
 
 from models.detections import Detections
 from models.ontology import Ontology
+from pipeline.review.missed import BoxBelow, known_below
 from pipeline.review.plugin import loaded
-from pipeline.review.plugin.below import FLOOR, BoxBelow, known_below
+from pipeline.review.plugin.below import FLOOR
 from pipeline.review.plugin.edits import Document, Edit, LabelEdit, apply_edits, retagged
 from pipeline.review.plugin.proposing import covered, known_boxes, propose, to_objects, touched_labels
 from pipeline.review.plugin.targets import stored_labels, stored_samples

@@ -1,0 +1,54 @@
+"""Thresholds for an asked precision, from the review so far, as a text for the App."""
+
+from pathlib import Path
+
+from pipeline.calibration.calibrate import Calibration, calibrate
+from pipeline.calibration.outputs import write_calibration, write_thresholds
+from pipeline.calibration.table import HEAD, advice, class_cells
+from pipeline.review.ingest import Syncing
+from pipeline.store.run import Run
+
+
+def fit_thresholds(run: Run, precision: float, file: str) -> tuple[str, str]:
+    """Write what people changed into the run, and find each class's threshold.
+
+    Args:
+        run: The run, which has a dataset; FiftyOne must be connected.
+        precision: Share of a class's labels that should be right, above 0 and below 1.
+        file: Ontology file that gets the thresholds; the figures then go into the run's folder, as with `groundlabel
+            calibrate`. Empty to write nothing.
+
+    Returns:
+        One sentence, and the table in Markdown.
+
+    Raises:
+        UserError: No image is accepted, or the file is no ontology of the run's classes or cannot be written.
+    """
+    Syncing(run)(everything=True)
+    found = calibrate(run.folder, precision)
+    said = f"Thresholds for a precision of {precision:g} rest on {found.images} accepted images; "
+    if not file.strip():
+        return f"{said}nothing was written.", _table(found)
+    if not found.thresholds:
+        return f"{said}no class has one, and nothing was written.", _table(found)
+    path = Path(file.strip()).expanduser()
+    write_thresholds(found, path)
+    folder = write_calibration(found)
+    return f"{said}{len(found.thresholds)} are written into {path}, the figures into {folder}.", _table(found)
+
+
+def _table(found: Calibration) -> str:
+    lines = [
+        f"{found.images} of {found.all_images} images are accepted; asked is a precision of {found.precision:g}.",
+        "",
+        _line(HEAD),
+        _line(["---"] * len(HEAD)),
+        *(_line(class_cells(one)) for one in found.classes),
+        "",
+    ]
+    more = filter(None, (advice(one, found.width) for one in found.classes))
+    return "\n".join([*lines, *(f"- {line}" for line in (*found.notes, *more))])
+
+
+def _line(cells: tuple[str, ...] | list[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
