@@ -58,9 +58,14 @@ class Person:
         pytest.fail(f"the App did not open {name}")
 
     def sees(self, text: str) -> Any:
-        """Wait for a text and return the element."""
+        """Wait for a text and return the element; where it does not come, say what is there."""
+        from playwright.sync_api import TimeoutError as NotSeenError
+
         found = self.page.get_by_text(re.compile(text)).first
-        found.wait_for(timeout=PATIENCE)
+        try:
+            found.wait_for(timeout=PATIENCE)
+        except NotSeenError:
+            pytest.fail(f"{text!r} is not in the App, but {self.page.locator('body').inner_text()!r}")
         return found
 
     def photograph(self, name: str) -> None:
