@@ -11,6 +11,7 @@ from models.ontology import Ontology
 from pipeline.config import AnnotateConfig
 from pipeline.review.ingest import ingest
 from pipeline.review.plugin import similar
+from pipeline.review.plugin.operators import ACTIONS
 from pipeline.review.plugin.panel import progress_text
 from pipeline.review.plugin.progress import review_progress
 from pipeline.review.plugin.similar import Similar, crop_square, find_similar
@@ -87,6 +88,13 @@ def test_fiftyone_finds_the_plugin_without_errors(review: Reviewed) -> None:
     assert operators.list_errors() == []
     for name in found.operators:
         assert operators.operator_exists(f"@groundlabel/review/{name}"), name
+
+
+def test_a_name_that_is_typed_finds_one_operator() -> None:
+    """The App looks for what is typed in names and descriptions, and Enter takes the first that it finds."""
+    for action in ACTIONS:
+        others = [other for other in ACTIONS if other is not action]
+        assert not [other for other in others if action.label.lower() in f"{other.label} {other.description}".lower()]
 
 
 def test_the_users_own_plugins_are_still_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

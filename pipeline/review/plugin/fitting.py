@@ -26,7 +26,8 @@ def fit_thresholds(run: Run, precision: float, file: str) -> tuple[str, str]:
     """
     Syncing(run)(everything=True)
     found = calibrate(run.folder, precision)
-    said = f"Thresholds for a precision of {precision:g} rest on {found.images} accepted images; "
+    images = f"{found.images} accepted image{'' if found.images == 1 else 's'}"
+    said = f"Thresholds for a precision of {precision:g} rest on {images}; "
     if not file.strip():
         return f"{said}nothing was written.", _table(found)
     if not found.thresholds:

@@ -67,7 +67,7 @@ ACTIONS = (
     Action(
         "fit_thresholds",
         "Fit thresholds",
-        "Find each class's threshold for a precision from the accepted images; write them only where a file is named",
+        "Find each class's threshold for a precision from what was reviewed; write them only where a file is named",
         "straighten",
         actions.fit_thresholds,
         forms.fit_form,
