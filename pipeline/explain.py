@@ -18,10 +18,10 @@ from pipeline.errors import UserError
 from pipeline.images import UnreadableImageError, read_image
 from pipeline.paths import path_to_image_id, path_to_stored, stored_to_path
 from pipeline.run import make_parts
+from pipeline.run_options import config_of
 from pipeline.sources import ImageRef
 from pipeline.stages import Segmented, Stages
 from pipeline.store.fingerprint import describe_differences
-from pipeline.store.output import settings_to_config
 from pipeline.store.run import Run
 from pipeline.store.shards import read_shard
 
@@ -90,7 +90,7 @@ def explain(
     """
     run = Run.open(folder)
     ref, recorded = _find(run, image)
-    config = settings_to_config(run.settings, AnnotateConfig())
+    config = config_of(run)
     _, parts = make_parts(config, run.ontology)
     if lines := describe_differences(run.settings["parts"], parts):
         listed = "\n  ".join(lines)

@@ -125,24 +125,22 @@ class GroundingDinoDetector:
     ) -> list[TextPass]:
         texts = [prompt.text for prompt in self._prompts]
         self._texts = PromptTexts(self.model, tokenizer, texts, level, self.device, cache)
-        return self._compose_passes(np.flatnonzero(self._class_ids))
-
-    def _compose_passes(self, asked: NDArray[np.int64]) -> list[TextPass]:
-        """Pack some prompts, given by their indices, and all negative ones into the fewest passes."""
-        lengths = [len(ids) for ids in self._texts.tokens]
         negative = np.flatnonzero(self._class_ids == 0).tolist()
-        limit = self.model.config.max_text_len
+        lengths = [len(ids) for ids in self._texts.tokens]
         taken = sum(lengths[index] + 1 for index in negative)
-        longest = max(asked.tolist(), key=lambda index: lengths[index])
-        if taken + lengths[longest] + 3 > limit:
+        self._negative = negative
+        self._room = self.model.config.max_text_len - taken
+        self._share = None if self._per_pass is None else max(self._per_pass - len(negative), 1)
+        asked = np.flatnonzero(self._class_ids).tolist()
+        longest = max(asked, key=lambda index: lengths[index])
+        if lengths[longest] + 3 > self._room:
             raise ValueError(
-                f"the {len(negative)} negative prompts take {taken} of the {limit} tokens of a text and leave no room "
-                f"for {self._prompts[longest].text!r}; use fewer"
+                f"the {len(negative)} negative prompts take {taken} of the {self.model.config.max_text_len} tokens of "
+                f"a text and leave no room for {self._prompts[longest].text!r}; use fewer"
             )
-        share = None if self._per_pass is None else max(self._per_pass - len(negative), 1)
         tokens = [self._texts.tokens[index] for index in asked]
-        packed = pack_prompts([len(ids) for ids in tokens], limit - taken, share, tokens)
-        return [self._texts.compose([*(int(asked[place]) for place in places), *negative]) for places in packed]
+        packed = pack_prompts([len(ids) for ids in tokens], self._room, self._share, tokens)
+        return [self._texts.compose([*(asked[place] for place in places), *negative]) for places in packed]
 
     def _narrow_passes(self, asked: NDArray[np.int64]) -> list[TextPass]:
         """Ask for some prompts in the company that they have among all, and join passes that became small.
@@ -150,14 +148,11 @@ class GroundingDinoDetector:
         A joined pass is at most half full: with all that is likely in one pass, alike names would be together, and
         their scores would not be those of asking for everything.
         """
-        lengths = [len(ids) for ids in self._texts.tokens]
         kept = set(asked.tolist())
-        negative = np.flatnonzero(self._class_ids == 0).tolist()
-        taken = sum(lengths[index] + 1 for index in negative)
-        most = None if self._per_pass is None else (max(self._per_pass - len(negative), 1) + 1) // 2
+        most = None if self._share is None else (self._share + 1) // 2
         groups = [[index for index in text_pass.prompts if index in kept] for text_pass in self._passes]
-        joined = join_groups(groups, lengths, (self.model.config.max_text_len - taken) // 2, most)
-        return [self._texts.compose([*members, *negative]) for members in joined]
+        joined = join_groups(groups, [len(ids) for ids in self._texts.tokens], self._room // 2, most)
+        return [self._texts.compose([*members, *self._negative]) for members in joined]
 
     @property
     def pass_count(self) -> int:

@@ -14,9 +14,8 @@ from pipeline.calibration.thresholds import (
     choose_threshold,
     precision_curve,
 )
-from pipeline.config import AnnotateConfig
 from pipeline.errors import UserError
-from pipeline.store.output import settings_to_config
+from pipeline.run_options import config_of, threshold_of
 from pipeline.store.run import Run
 
 
@@ -97,18 +96,16 @@ def calibrate(
             raise UserError(f"{option} must be above 0 and below 1, not {value:g}")
     run = Run.open(folder)
     judged = gather(run, Path(truth) if truth is not None else None)
-    config = settings_to_config(run.settings, AnnotateConfig())
-    own = {spec.name: spec.box_threshold for spec in run.ontology.classes}
+    config = config_of(run)
     classes = []
     for name, boxes in judged.boxes.items():
-        given = own[name]
         classes.append(
             ClassCalibration(
                 name,
                 boxes,
                 precision_curve(boxes),
                 choose_threshold(boxes, precision, width, judged.images),
-                config.box_threshold if given is None else given,
+                threshold_of(run, config, name),
                 choose_map(boxes) if len(boxes) >= LEAST_JUDGED else None,
             )
         )

@@ -12,12 +12,12 @@ import numpy as np
 
 from models.boxes import pairwise_iou
 from pipeline.review.documents import rel_to_box
-from pipeline.review.plugin.loaded import config_of, threshold_of
 from pipeline.review.schema import PREDICTIONS, PROPOSALS
 from pipeline.review.written import labels_of
 from pipeline.reviewed.changes import ACCEPTED_TAG
 from pipeline.reviewed.layer import ReviewedLayer
 from pipeline.reviewed.proposals import SAME_IOU
+from pipeline.run_options import config_of, threshold_of
 from pipeline.store.run import Run
 
 WHY = "A box just under the threshold, where no label is."

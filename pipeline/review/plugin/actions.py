@@ -6,7 +6,7 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.review.ingest import only_writer
 from pipeline.review.missed import write_missed
-from pipeline.review.plugin import decide, loaded
+from pipeline.review.plugin import decide
 from pipeline.review.plugin.action import Outcome, Progress
 from pipeline.review.plugin.below import look_below
 from pipeline.review.plugin.edits import undo_last
@@ -22,6 +22,7 @@ from pipeline.review.plugin.targets import (
 )
 from pipeline.review.plugin.thresholds import Effect, ThresholdTable
 from pipeline.review.views import MISSED_VIEW
+from pipeline.run_options import config_of
 
 SELECTED, VIEW = "selected", "view"
 """What an operator on images is about: those selected (or open), or all that the App shows."""
@@ -111,7 +112,7 @@ def label_selection(ctx: Any) -> Steps:
     run, images = open_run(ctx.dataset), images_of(ctx)
     ontology = parse_prompts(str(ctx.params.get("prompts") or ""))
     typed = {name: ctx.params[name] for name in ("box_threshold", "text_threshold") if ctx.params.get(name) is not None}
-    config = loaded.config_of(run).merged(typed)
+    config = config_of(run).merged(typed)
     yield Progress(0.0, "Loading the models")
     for step in label_samples(ctx.dataset, run, images, ontology, config):
         if isinstance(step, Labelled):

@@ -16,6 +16,7 @@ from pipeline.review.missed import BoxBelow, keep_below, known_below
 from pipeline.review.plugin import loaded
 from pipeline.review.plugin.proposing import find_boxes
 from pipeline.review.plugin.targets import stored_samples
+from pipeline.run_options import config_of, threshold_of
 from pipeline.store.run import Run
 
 FLOOR = 0.1
@@ -40,7 +41,7 @@ def look_below(dataset: Any, run: Run, sample_ids: Sequence[str]) -> Iterator[in
     todo = [sample_id for sample_id in sample_ids if sample_id not in done]
     if not todo:
         return
-    config = loaded.config_of(run)
+    config = config_of(run)
     loaded.check_same_models(run, config)
     low, asked = loaded.with_threshold(config, run.ontology, FLOOR)
     stages = loaded.stages_of(low, asked)
@@ -57,11 +58,11 @@ def _left_by_filters(found: Detections, filters: FilterSettings) -> Detections:
 
 
 def _under(found: Detections, run: Run) -> list[BoxBelow]:
-    config = loaded.config_of(run)
+    config = config_of(run)
     boxes = []
     for row in np.flatnonzero(found.class_ids > 0).tolist():
         name, score = run.ontology.name_of(int(found.class_ids[row])), float(found.scores[row])
-        if score < loaded.threshold_of(run, config, name):
+        if score < threshold_of(run, config, name):
             x1, y1, x2, y2 = (float(side) for side in found.boxes_xyxy[row])
             boxes.append(BoxBelow(name, run.ontology.prompts[int(found.prompt_ids[row])].text, score, (x1, y1, x2, y2)))
     return boxes

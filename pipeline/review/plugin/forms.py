@@ -3,11 +3,11 @@
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.review.plugin import loaded
 from pipeline.review.plugin.actions import SELECTED, VIEW, describe_effect, images_of, plural, selection_of
 from pipeline.review.plugin.targets import open_run
 from pipeline.review.plugin.thresholds import LOWEST, ThresholdTable
 from pipeline.reviewed.changes import ACCEPTED_TAG
+from pipeline.run_options import config_of, threshold_of
 from pipeline.store.run import Run
 
 _STEP = 0.01
@@ -25,7 +25,7 @@ def threshold_form(ctx: Any) -> Any:
         inputs.enum("class_name", names, default=names[0], required=True, label="Class")
         chosen = ctx.params.get("class_name") or names[0]
         _ask_for_target(ctx, inputs)
-        present = loaded.threshold_of(run, loaded.config_of(run), chosen)
+        present = threshold_of(run, config_of(run), chosen)
         slider = types.SliderView(label="Threshold")
         limits = {"min": LOWEST, "max": _HIGHEST, "step": _STEP}
         inputs.float("threshold", default=present, required=True, view=slider, **limits)
@@ -46,7 +46,7 @@ def label_form(ctx: Any) -> Any:
     inputs = types.Object()
     run = _run_or_notice(ctx, inputs)
     if run is not None:
-        config = loaded.config_of(run)
+        config = config_of(run)
         hint = "What to look for, separated by commas: red circle, blue star"
         inputs.str("prompts", required=True, label="Prompts", description=hint)
         _ask_for_target(ctx, inputs)

@@ -56,7 +56,7 @@ def label_samples(
         run: The run.
         sample_ids: Which images; N may be 0.
         ontology: Classes and prompts.
-        config: Models, thresholds and filters; those of the run (`loaded.config_of`), or others.
+        config: Models, thresholds and filters; those of the run (`config_of`), or others.
 
     Yields:
         How many images are done, after each, and at the end what it brought.

@@ -17,21 +17,11 @@ from pipeline.images import UnreadableImageError, read_image
 from pipeline.run import make_parts
 from pipeline.stages import Stages
 from pipeline.store.fingerprint import describe_differences
-from pipeline.store.output import settings_to_config
 from pipeline.store.run import Run
 
 _MOST_HELD = 3
 _held: OrderedDict[Any, Any] = OrderedDict()
 _lock = threading.RLock()
-
-
-def config_of(run: Run) -> AnnotateConfig:
-    """Return the options that a run was made with.
-
-    Raises:
-        UserError: It was made with an option that this version does not know.
-    """
-    return settings_to_config(run.settings, AnnotateConfig())
 
 
 def check_same_models(run: Run, config: AnnotateConfig) -> None:
@@ -87,12 +77,6 @@ def with_threshold(config: AnnotateConfig, ontology: Ontology, box_threshold: fl
     """Return a config and an ontology in which one box threshold is that of all classes."""
     classes = tuple(replace(spec, box_threshold=None) for spec in ontology.classes)
     return config.merged({"box_threshold": box_threshold}), replace(ontology, classes=classes)
-
-
-def threshold_of(run: Run, config: AnnotateConfig, class_name: str) -> float:
-    """Return the box threshold that a class of a run was labelled with."""
-    own = next((spec.box_threshold for spec in run.ontology.classes if spec.name == class_name), None)
-    return config.box_threshold if own is None else own
 
 
 def read_pixels(path: str | Path, config: AnnotateConfig) -> Image | None:

@@ -16,6 +16,7 @@ from pipeline.review.plugin import loaded
 from pipeline.review.plugin.edits import Document, Edit, LabelEdit, apply_edits
 from pipeline.review.plugin.targets import Selection, image_hw_of, selected_labels, stored_labels, stored_samples
 from pipeline.review.schema import POLYGONS, PREDICTIONS
+from pipeline.run_options import config_of
 from pipeline.store.run import Run
 
 
@@ -49,7 +50,7 @@ def resegment(dataset: Any, run: Run, selection: Selection, view: Any = None) ->
     Raises:
         UserError: The run has no segmenter, its weights are not here, or an image cannot be read.
     """
-    config = loaded.config_of(run)
+    config = config_of(run)
     segmenter = loaded.segmenter_of(config)
     cleanup = MaskCleanup(config.mask_cleanup, config.largest_part)
     edits: list[Edit] = []

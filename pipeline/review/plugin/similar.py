@@ -23,6 +23,7 @@ from pipeline.review.plugin.edits import Document
 from pipeline.review.plugin.targets import image_hw_of, stored_labels, stored_samples
 from pipeline.review.schema import POLYGONS, PREDICTIONS
 from pipeline.reviewed.changes import BoxXyxy
+from pipeline.run_options import config_of
 from pipeline.stages import Stages
 from pipeline.store.run import Run
 
@@ -78,7 +79,7 @@ def find_similar(
     if len(asked) != 1 or asked[0][1] == POLYGONS:
         raise UserError(f"select one object with a box, not {len(asked)}: click it in an open image, or one patch")
     sample, _, label = asked[0]
-    config = loaded.config_of(run)
+    config = config_of(run)
     stages = loaded.stages_of(config, run.ontology)
     own = _features(run, stages, config, sample, [label])
     if own is None:

@@ -17,6 +17,7 @@ from pipeline.review.plugin.targets import stored_labels, stored_samples
 from pipeline.review.schema import PREDICTIONS
 from pipeline.reviewed.changes import REJECTED_TAG, ReviewedImage
 from pipeline.reviewed.layer import ReviewedLayer
+from pipeline.run_options import config_of
 from pipeline.store.run import Run
 
 BELOW_TAG = "below threshold"
@@ -151,7 +152,7 @@ class ThresholdTable:
     def _proposals(self, boxes: Sequence[_Box], threshold: float) -> Iterator[list[LabelEdit]]:
         if not boxes:
             return
-        config = loaded.config_of(self._run)
+        config = config_of(self._run)
         stages = loaded.stages_of(*loaded.with_threshold(config, self._run.ontology, FLOOR))
         by_sample: dict[str, list[BoxBelow]] = {}
         for found in boxes:
