@@ -11,7 +11,7 @@ from models.training.criterion import grounding_loss
 from models.training.forward import DenoisingTrainer
 from models.training.referring import WORDS
 from models.training.scenes import PAIRS
-from models.training.tiny import build_tiny, tiny_processor, tiny_vocabulary, tiny_words
+from models.training.tiny import build_tiny, deepen_decoder, tiny_processor, tiny_vocabulary, tiny_words
 from tests.grounding_models import NAMED_SAMPLES
 
 
@@ -74,6 +74,24 @@ def test_start_values() -> None:
     same, other = build_tiny(), build_tiny(seed=1)
     assert all(torch.equal(value, named[name]) for name, value in same.named_parameters())
     assert any(not torch.equal(value, named[name]) for name, value in other.named_parameters())
+
+
+def test_a_deeper_decoder_begins_with_copies_of_the_last_layer() -> None:
+    model = build_tiny()
+    deeper = deepen_decoder(model, 5)
+    assert len(deeper.model.decoder.layers) == deeper.config.decoder_layers == 5
+    assert model.config.decoder_layers == 3
+    old, new = dict(model.named_parameters()), dict(deeper.named_parameters())
+    assert all(torch.equal(value, new[name]) for name, value in old.items())
+    added = {name: value for name, value in new.items() if name not in old}
+    assert all(
+        torch.equal(v, old[n.replace("layers.3", "layers.2").replace("layers.4", "layers.2")]) for n, v in added.items()
+    )
+    assert {name.split(".")[3] for name in added} == {"3", "4"}, "box and class heads are shared"
+    assert sum(value.numel() for value in new.values()) * 4 <= 12e6, "the bundled file's limit"
+    assert all(value.requires_grad for value in new.values())
+    with pytest.raises(ValueError, match="has 3 layers; it cannot be deepened to 2"):
+        deepen_decoder(model, 2)
 
 
 def test_it_starts_at_a_loss_from_which_it_trains(processor, grounding_processor) -> None:

@@ -4,11 +4,13 @@ It is MM-Grounding-DINO at small size: the contrastive head there divides by the
 lets it train from nothing (the plain dot product starts at a loss of thousands).
 """
 
+import copy
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     BertConfig,
     BertTokenizer,
@@ -127,3 +129,31 @@ def build_tiny(seed: int = 0) -> MMGroundingDinoForObjectDetection:
                 parameter.fill_(-4.0)
     model.requires_grad_(True)
     return model
+
+
+def deepen_decoder(model: MMGroundingDinoForObjectDetection, layers: int) -> MMGroundingDinoForObjectDetection:
+    """Return the model with more decoder layers, each new one a copy of the last, which refines boxes once more.
+
+    Args:
+        model: Any tiny model; it is left as it is.
+        layers: Decoder layers to have, at least as many as there are.
+
+    Raises:
+        ValueError: There are more layers than that.
+    """
+    last = model.config.decoder_layers - 1
+    if layers <= last:
+        raise ValueError(f"the decoder has {last + 1} layers; it cannot be deepened to {layers}")
+    config = copy.deepcopy(model.config)
+    config.decoder_layers = layers
+    deeper = MMGroundingDinoForObjectDetection(config)
+    known = model.state_dict()
+
+    per_layer = re.compile(r"((?:decoder\.layers|bbox_embed|class_embed)\.)(\d+)")
+
+    def source(key: str) -> Tensor:
+        return known[per_layer.sub(lambda found: f"{found[1]}{min(int(found[2]), last)}", key)]
+
+    deeper.load_state_dict({key: source(key) for key in deeper.state_dict()})
+    deeper.requires_grad_(True)
+    return deeper

@@ -16,7 +16,7 @@ from typing import cast
 
 import torch
 from torch import nn
-from transformers import GroundingDinoProcessor
+from transformers import GroundingDinoProcessor, MMGroundingDinoForObjectDetection
 
 from models.grounding_dino.detector import GroundingDinoDetector
 from models.grounding_dino.forward import GroundingModel
@@ -32,13 +32,14 @@ from models.training.pretrain import CentreBatches, backbone_of, load_backbone, 
 from models.training.prompts import PromptSampling
 from models.training.scenes import HELD_OUT_PAIRS, PAIRS, TRAINED_PAIRS, SceneConfig
 from models.training.sources import CocoSource, SceneSource, labelled_scenes
-from models.training.tiny import build_tiny, tiny_backbone, tiny_processor, tiny_words
+from models.training.tiny import build_tiny, deepen_decoder, tiny_backbone, tiny_processor, tiny_words
 
 PROMPTS_PER_PASS = 40
 """The largest prompt set of training; larger passes were never seen."""
 WATCH_SEED = 850_000
 """First seed of the scenes that training is watched by; it never draws so small ones itself."""
 SCENE_SHARE = 0.75
+USED_SIZES = (272, 288, 304)
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Round:
         nothing_present: Share of a scene's prompt sets of which nothing is there.
         detection_rate: Peak of detection's learning rate.
         giou: Weight of the GIoU loss.
+        decoder_layers: Decoder layers from this round on; new ones start as copies of the last.
     """
 
     cycles: tuple[int, ...]
@@ -66,16 +68,19 @@ class Round:
     nothing_present: float = 0.3
     detection_rate: float = 6e-4
     giou: float = 2.0
+    decoder_layers: int = 3
 
 
 ROUNDS = (
     Round((900, 2000), 2e-3, 3700),
     Round((4000,), 1e-3, 4800),
     Round((3000,), 1e-3, 3600, (Phase(0.55, (192, 208, 224)), Phase(1.0, (240, 256, 272))), 0.45, 0.65),
-    Round((), 0.0, 2300, (Phase(1.0, (272, 288, 304)),), 0.25, 0.8, 0.4, detection_rate=4e-4, giou=4.0),
+    Round((), 0.0, 2300, (Phase(1.0, USED_SIZES),), 0.25, 0.8, 0.4, detection_rate=4e-4, giou=4.0),
+    Round((), 0.0, 2000, (Phase(1.0, USED_SIZES),), 0.4, 0.8, 0.4, detection_rate=4e-4, giou=4.0, decoder_layers=5),
 )
-"""The last one works at the sizes at which the model is used, and weighs boxes more: there their exactness is decided,
-and with prompt sets of which nothing is there, how many false boxes are left."""
+"""The last two work at the sizes at which the model is used, and weigh boxes more: there their exactness is decided,
+and with prompt sets of which nothing is there, how many false boxes are left. The deeper decoder comes last, since it
+costs time and refines boxes only."""
 
 
 def watch(model: nn.Module, processor: GroundingDinoProcessor, cells: CocoSource) -> Mapping[str, float]:
@@ -138,6 +143,7 @@ class TinyRecipe:
                 cycle += 1
             trainer = before or DenoisingTrainer(build_tiny(), DenoisingConfig(queries=30))
             load_backbone(trainer.model, state or {})
+            trainer.model = deepen_decoder(cast(MMGroundingDinoForObjectDetection, trainer.model), spec.decoder_layers)
             before = self._detect(trainer, spec, number, folder)
 
     def _detect(self, trainer: DenoisingTrainer, spec: Round, number: int, folder: Path) -> DenoisingTrainer:
