@@ -91,13 +91,7 @@ def explain(
     run = Run.open(folder)
     ref, recorded = _find(run, image)
     config = config_of(run)
-    _, parts = make_parts(config, run.ontology)
-    if lines := describe_differences(run.settings["parts"], parts):
-        listed = "\n  ".join(lines)
-        raise UserError(
-            f"{run.folder}: cannot be explained, because its labels were made in another way than this machine would "
-            f"make them:\n  {listed}\nPut the models of the run back, or annotate again into another folder"
-        )
+    check_same_models(run, config)
     path = ref.locate(str(run.images_root))
     if not os.path.exists(path):
         raise UserError(f"{path}: the image is gone; put it back where it was when the run was made")
@@ -112,6 +106,21 @@ def explain(
     boxes, tiles = _explain(stages, pixels, run.ontology)
     kept = sum(not box.reason for box in boxes)
     return Explanation(ref.path, (pixels.shape[0], pixels.shape[1]), tiles, boxes, kept, recorded, config)
+
+
+def check_same_models(run: Run, config: AnnotateConfig) -> None:
+    """Refuse to go on with other models than a run was made with.
+
+    Raises:
+        UserError: The models of the run are gone, or are others by now.
+    """
+    _, parts = make_parts(config, run.ontology)
+    if lines := describe_differences(run.settings["parts"], parts):
+        listed = "\n  ".join(lines)
+        raise UserError(
+            f"{run.folder}: its labels were made in another way than this machine would make them now:\n  {listed}\n"
+            "Put the models of the run back, or annotate again into another folder"
+        )
 
 
 def load_stages(config: AnnotateConfig, ontology: Ontology) -> Stages:

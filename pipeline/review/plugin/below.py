@@ -11,6 +11,7 @@ import numpy as np
 
 from models.detections import Detections
 from pipeline.config import FilterSettings
+from pipeline.explain import check_same_models
 from pipeline.filters import clip, judge_detections
 from pipeline.review.missed import BoxBelow, keep_below, known_below
 from pipeline.review.plugin import loaded
@@ -42,7 +43,7 @@ def look_below(dataset: Any, run: Run, sample_ids: Sequence[str]) -> Iterator[in
     if not todo:
         return
     config = config_of(run)
-    loaded.check_same_models(run, config)
+    check_same_models(run, config)
     low, asked = loaded.with_threshold(config, run.ontology, FLOOR)
     stages = loaded.stages_of(low, asked)
     for count, sample in enumerate(stored_samples(dataset, todo), start=1):

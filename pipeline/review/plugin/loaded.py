@@ -14,26 +14,11 @@ from pipeline.config import AnnotateConfig
 from pipeline.errors import UserError
 from pipeline.explain import load_stages
 from pipeline.images import UnreadableImageError, read_image
-from pipeline.run import make_parts
 from pipeline.stages import Stages
-from pipeline.store.fingerprint import describe_differences
-from pipeline.store.run import Run
 
 _MOST_HELD = 3
 _held: OrderedDict[Any, Any] = OrderedDict()
 _lock = threading.RLock()
-
-
-def check_same_models(run: Run, config: AnnotateConfig) -> None:
-    """Refuse to go on with other models than a run was made with.
-
-    Raises:
-        UserError: The models of the run are gone, or are others by now.
-    """
-    _, parts = make_parts(config, run.ontology)
-    if lines := describe_differences(run.settings["parts"], parts):
-        listed = "\n  ".join(lines)
-        raise UserError(f"{run.folder}: its labels were made in another way than this machine would now:\n  {listed}")
 
 
 def stages_of(config: AnnotateConfig, ontology: Ontology) -> Stages:
