@@ -32,14 +32,15 @@ GROUPS = {
         *("mask", "segmenter", "multimask", "mask_cleanup", "largest_part", "min_mask_fill", "max_mask_fill"),
         "min_mask_score",
     ),
-    "Run": ("output", "continue_with_old", "overwrite", "verify_content"),
+    "Run": ("output", "mirror", "continue_with_old", "overwrite", "verify_content"),
     "Workers": (
-        *("device", "workers", "threads", "batch_size", "shard_size", "image_timeout", "address", "gpus_per_worker"),
-        *("resources", "profile", "metrics_port"),
+        *("device", "precision", "compile", "workers", "threads", "batch_size", "shard_size", "image_timeout"),
+        *("address", "gpus_per_worker", "resources", "profile", "metrics_port"),
     ),
 }
 """The options of `AnnotateConfig` as `--help` shows them; the table in the README has the same groups."""
 STATUS_FAILED_IMAGES = 3
+STATUS_MIRROR_BEHIND = 4
 STATUS_INTERRUPTED = 130
 _SHOWN_FAILURES = 5
 
@@ -77,7 +78,7 @@ def add_options(parser: argparse._ActionsContainer, names: Iterable[str]) -> Non
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command; 0 done, 3 done but images failed, 130 interrupted."""
+    """Run the command; 0 done, 3 done but images failed, 4 done but the mirror is behind, 130 interrupted."""
     config = config_from_arguments(arguments)
     if arguments.print_config:
         sys.stdout.write(config.to_toml())
@@ -115,6 +116,14 @@ def report(result: "AnnotateResult", output: str) -> int:
     from pipeline.engine.progress import format_duration
     from pipeline.store.manifest import read_manifest
 
+    if result.fetched:
+        print(f"{result.fetched} shards came from the mirror.")
+    if result.mirror_problem:
+        print(
+            f"The mirror is behind: {result.mirror_problem}. All that is done is in {output}; "
+            "run the same command again to bring the mirror into line.",
+            file=sys.stderr,
+        )
     if result.interrupted:
         print(
             f"Stopped: {result.computed} images labelled, {result.missing} left. "
@@ -146,6 +155,8 @@ def report(result: "AnnotateResult", output: str) -> int:
         where = f"{output.rstrip('/')}/failed.csv"
         print(f"{more}{len(result.failed)} of {result.rows} images failed; why is in {where}", file=sys.stderr)
     print(f"Next: `groundlabel review {output}` or `groundlabel export {output} --format coco --output FOLDER`")
+    if result.mirror_problem:
+        return STATUS_MIRROR_BEHIND
     return STATUS_FAILED_IMAGES if result.failed else 0
 
 

@@ -16,6 +16,7 @@ from typing import Literal, TypedDict, Unpack
 
 from models.interfaces import Detector, Segmenter
 from models.ontology import Ontology
+from models.precision import Precision
 
 BUNDLED = Path(__file__).parent / "bundled"
 Kind = Literal["detector", "segmenter"]
@@ -202,6 +203,8 @@ class DetectorOptions(TypedDict, total=False):
         prompts_per_pass: Most prompts a text pass; else the model's own, or as many as fit.
         prefilter: Classes that an image is asked for after a cheap first look; else all.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`; else `auto`.
+        precision: What most of it computes in (`models.precision`); else fp32.
+        compile: Compile it for image sizes that repeat; else not.
     """
 
     box_threshold: float | None
@@ -210,6 +213,8 @@ class DetectorOptions(TypedDict, total=False):
     prompts_per_pass: int | None
     prefilter: int | None
     device: str
+    precision: Precision
+    compile: bool
 
 
 def load_detector(name: str, ontology: Ontology, **options: Unpack[DetectorOptions]) -> Detector:
@@ -241,6 +246,8 @@ def load_detectors(name: str, ontologies: Sequence[Ontology], **options: Unpack[
         options.get("size"),
         options.get("prompts_per_pass"),
         prefilter=options.get("prefilter"),
+        precision=options.get("precision", "fp32"),
+        compile=options.get("compile", False),
     )
     device = pick_device(options.get("device", "auto"))
     cache = TextCache(default_cache_folder(), partial(model_fingerprint, str(path)))
@@ -248,7 +255,11 @@ def load_detectors(name: str, ontologies: Sequence[Ontology], **options: Unpack[
 
 
 def load_segmenter(
-    name: str, device: str = "auto", boxes_per_chunk: int | None = None, multimask: bool = False
+    name: str,
+    device: str = "auto",
+    boxes_per_chunk: int | None = None,
+    multimask: bool = False,
+    precision: Precision = "fp32",
 ) -> Segmenter:
     """Load a segmenter.
 
@@ -258,9 +269,11 @@ def load_segmenter(
         boxes_per_chunk: Most boxes decoded at once; None for 64, and for 16 on a CPU, where more take memory and no
             less time.
         multimask: Keep the best of three masks a box, by predicted IoU.
+        precision: What the image encoder computes in (`models.precision`).
 
     Raises:
-        ValueError: The name is unknown, a checkpoint is damaged, or the model makes only one mask a box.
+        ValueError: The name is unknown, a checkpoint is damaged, the model makes only one mask a box, or the device
+            cannot compute in the precision.
         FileNotFoundError: The files are not here and cannot be fetched.
     """
     path = resolve(name, "segmenter")
@@ -269,16 +282,16 @@ def load_segmenter(
     if path.is_file():
         from models.sam.original import load_original_sam
 
-        return load_original_sam(path, chosen, at_once, multimask)
+        return load_original_sam(path, chosen, at_once, multimask, precision)
     if _model_type(path) == "tiny-sam":
         if multimask:
             raise ValueError(f"multimask: the segmenter {name!r} makes one mask a box; use a SAM, as sam-vit-base")
         from models.sam.tiny import load_tiny_sam
 
-        return load_tiny_sam(chosen, at_once, path)
+        return load_tiny_sam(chosen, at_once, path, precision)
     from models.sam.hf import load_hf_sam
 
-    return load_hf_sam(path, chosen, at_once, multimask)
+    return load_hf_sam(path, chosen, at_once, multimask, precision)
 
 
 def _model_type(folder: Path) -> str | None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import BinaryIO
 
+from models.batch_sizes import FIRST, Batches
 from models.boxes import FloatArray
 from models.detections import Detections, Instances
 from models.interfaces import Detector, Image, Segmenter
@@ -97,7 +98,7 @@ class Annotator:
         segmenter: Any.
         ontology: Classes and prompts.
         filters: Which boxes and masks stay.
-        batch_size: Most images or tiles in one call of the detector.
+        batch_size: Most images or tiles in one call of the detector, or what decides it.
         pixel_limit: Most pixels of an image.
         decode_threads: Threads that read images; twice as many images are decoded ahead.
         tiles: How large images are cut; None for not at all.
@@ -115,7 +116,7 @@ class Annotator:
         segmenter: Segmenter,
         ontology: Ontology,
         filters: FilterSettings | None = None,
-        batch_size: int = 8,
+        batch_size: Batches | int = FIRST,
         pixel_limit: int = DEFAULT_PIXEL_LIMIT,
         decode_threads: int = 2,
         tiles: TileSettings | None = None,
@@ -123,10 +124,8 @@ class Annotator:
         fetching: FetchSettings | None = None,
     ) -> None:
         self.ontology = ontology
-        self.stages = Stages(
-            detector, segmenter, filters or FilterSettings(), tiles, cleanup or MaskCleanup(), batch_size
-        )
-        self._batch_size = batch_size
+        batches = Batches(batch_size) if isinstance(batch_size, int) else batch_size
+        self.stages = Stages(detector, segmenter, filters or FilterSettings(), tiles, cleanup or MaskCleanup(), batches)
         self._pixel_limit = pixel_limit
         self._room = Room(2 * decode_threads, DECODED_BYTES, ALONE_BYTES)
         self._decoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
@@ -236,7 +235,7 @@ class Annotator:
                 continue
             groups.setdefault(shape, []).append((job, image))
             held += image.nbytes
-            if len(groups[shape]) >= self._batch_size:
+            if len(groups[shape]) >= self.stages.at_once(shape, [waiting for _, waiting in groups[shape]]):
                 held -= self._label(groups.pop(shape))
             while held > HELD_BYTES:
                 held -= self._label(groups.pop(max(groups, key=lambda key: len(groups[key]))))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from models.batch_sizes import Batches, find_batches
 from models.boxes_only import BoxesOnly
 from models.interfaces import Detector, Segmenter
 from models.ontology import Ontology
@@ -46,6 +47,8 @@ def detector_options(config: AnnotateConfig) -> DetectorOptions:
         "prompts_per_pass": config.prompts_per_pass,
         "prefilter": config.prefilter_classes,
         "device": config.device,
+        "precision": config.computing_precision,
+        "compile": config.compile,
     }
 
 
@@ -58,7 +61,15 @@ def load_segmenter_of(config: AnnotateConfig) -> Segmenter:
     """
     if config.mask == "none":
         return BoxesOnly()
-    return load_segmenter(config.segmenter, device=config.device, multimask=config.multimask)
+    return load_segmenter(
+        config.segmenter, device=config.device, multimask=config.multimask, precision=config.computing_precision
+    )
+
+
+def _batches_of(config: AnnotateConfig, ontology: Ontology) -> Batches:
+    if config.batch_size != "auto":
+        return Batches(config.images_at_once)
+    return find_batches(config.detector, config.computing_precision, config.device, len(ontology.prompts))
 
 
 def assemble(config: AnnotateConfig, ontology: Ontology, detector: Detector, segmenter: Segmenter) -> Annotator:
@@ -68,7 +79,7 @@ def assemble(config: AnnotateConfig, ontology: Ontology, detector: Detector, seg
         segmenter,
         ontology,
         config.filters,
-        config.batch_size,
+        _batches_of(config, ontology),
         config.pixels,
         tiles=config.tiles,
         cleanup=MaskCleanup(config.mask_cleanup, config.largest_part),

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
+from models.precision import PRECISIONS, Precision
 from pipeline.errors import UserError
 
 
@@ -152,6 +153,7 @@ class AnnotateConfig:
         False, "fetch images also from hosts in private networks and on this machine"
     )
     device: str = _option("auto", "auto, cpu or cuda")
+    precision: str = _option("auto", "what the models compute in: fp32, bf16 or fp16; auto is fp32", metavar="NAME")
     address: str | None = _option(
         None,
         "Ray cluster to join: auto, HOST:PORT or ray://HOST:PORT (a Ray of its own on this machine)",
@@ -165,11 +167,22 @@ class AnnotateConfig:
         None, "what else of Ray's resources a worker takes, such as labeller=1,big=0.5", metavar="NAME=AMOUNT,…"
     )
     threads: int | None = _option(None, "CPU threads a worker (the cores shared among the workers)", least=1)
-    batch_size: int = _option(8, "most images of equal size in one detector batch", least=1)
+    compile: bool = _option(
+        False, "compile the detector for image sizes that repeat: minutes at the start, then faster"
+    )
+    batch_size: str = _option(
+        "8",
+        "most images of equal size in one detector batch; auto: as many as the GPU's memory holds, 8 on a CPU",
+        metavar="N|auto",
+        number=True,
+    )
     shard_size: int = _option(16, "most images in one unit of work, which ends as one file", least=1)
     profile: bool = _option(False, "print the share of time by stage over the workers, and what bounds the run")
     metrics_port: int | None = _option(
         None, "serve Prometheus metrics on 127.0.0.1 at this port while images are labelled", least=1, most=65535
+    )
+    mirror: str | None = _option(
+        None, "keep a copy of the run at this address too, such as s3://bucket/run (no copy)", metavar="ADDRESS"
     )
     verify_content: bool = _option(
         False, "compare image files with their rows by content, also where size and time are as they were"
@@ -184,8 +197,16 @@ class AnnotateConfig:
             object.__setattr__(self, option.name, _checked(option.name, getattr(self, option.name)))
         if self.mask not in ("segmenter", "none"):
             raise UserError(f"--mask {self.mask}: must be segmenter or none")
+        if self.precision not in ("auto", *PRECISIONS):
+            raise UserError(
+                f"--precision {self.precision}: must be auto, {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}"
+            )
+        if self.precision == "fp16" and self.device == "cpu":
+            raise UserError("--precision fp16 needs a GPU; use fp32 or bf16 with --device cpu")
         if self.tile not in (None, "auto") and not (self.tile.isdecimal() and int(self.tile) >= _LEAST_TILE):
             raise UserError(f"--tile {self.tile}: must be auto or a number of pixels, at least {_LEAST_TILE}")
+        if self.batch_size != "auto" and not (self.batch_size.isdecimal() and int(self.batch_size) >= 1):
+            raise UserError(f"--batch-size {self.batch_size}: must be auto or a number of images, at least 1")
         if self.prefilter is not None:
             _parse_prefilter(self.prefilter)
         if self.shard is not None:
@@ -220,6 +241,17 @@ class AnnotateConfig:
     def prefilter_recall(self) -> float | None:
         """The recall that the prefilter is to reach; None where there is none, or the classes are given."""
         return None if self.prefilter is None else _parse_prefilter(self.prefilter)[1]
+
+    @property
+    def computing_precision(self) -> Precision:
+        """What the models compute in, on whatever device: rows depend on it."""
+        return "fp32" if self.precision == "auto" else cast(Precision, self.precision)
+
+    @property
+    def images_at_once(self) -> int:
+        """Most images in a detector batch; with `auto` the default, from which more are tried."""
+        default = str(AnnotateConfig.__dataclass_fields__["batch_size"].default)
+        return int(default if self.batch_size == "auto" else self.batch_size)
 
     @property
     def part(self) -> tuple[int, int]:

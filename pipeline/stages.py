@@ -1,13 +1,13 @@
 """What happens to one decoded image between decoding and encoding: detect, filter, segment, filter again."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from models.batch_sizes import Batches, Detect
 from models.detections import Detections, Instances
 from models.interfaces import Detector, Image, Segmenter
-from models.out_of_memory import Halving
 from pipeline.config import FilterSettings, TileSettings
 from pipeline.filters import DropCounts, Verdicts, clip, judge_detections, judge_masks
 from pipeline.mask_cleanup import MaskCleanup, clean_instances
@@ -51,7 +51,7 @@ class Stages:
         filters: What is kept.
         tiles: How large images are cut; None for not at all.
         cleanup: Of masks.
-        batch_size: Most images or tiles in one call of the detector; halved when the device has no memory for so many.
+        batches: How many images or tiles go into one call of the detector.
     """
 
     def __init__(
@@ -61,14 +61,14 @@ class Stages:
         filters: FilterSettings,
         tiles: TileSettings | None,
         cleanup: MaskCleanup,
-        batch_size: int,
+        batches: Batches,
     ) -> None:
         self._detector = detector
         self._segmenter = segmenter
         self._filters = filters
         self._tiles = tiles
         self._cleanup = cleanup
-        self._batches = Halving(batch_size, "images")
+        self._batches = batches
 
     def resized_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
         """Return the size to which the detector resizes an image; images of one size may share a batch."""
@@ -80,7 +80,16 @@ class Stages:
 
     def detect(self, images: Sequence[Image]) -> list[Detections]:
         """Detect in images of one resized size."""
-        return [found for part in self._batches(self._detector, images) for found in part]
+        return [found for part in self._run(self._detector, images) for found in part]
+
+    def at_once(self, shape_hw: tuple[int, int], images: Sequence[Image]) -> int:
+        """Return for how many images of a resized size a batch should wait; see `Batches.at_once`."""
+        return self._batches.at_once(shape_hw, self._detector, images)
+
+    def _run(self, detect: Detect, images: Sequence[Image]) -> Iterable[list[Detections]]:
+        if not images:
+            return ()
+        return self._batches(self.resized_hw((images[0].shape[0], images[0].shape[1])), detect, images)
 
     def detect_in_tiles(self, image: Image, windows: Sequence[Window], watch: Callable[[int], None]) -> Merged:
         """Detect in each tile of an image and merge what was found.
@@ -99,7 +108,7 @@ class Stages:
             return look([np.ascontiguousarray(tile) for tile in part])
 
         *tiles, whole = (image[y1:y2, x1:x2] for x1, y1, x2, y2 in windows)
-        found = [one for part in self._batches(look_at_tiles, tiles) for one in part]
+        found = [one for part in self._run(look_at_tiles, tiles) for one in part]
         found += look([whole])
         return merge_tiles(found, windows, (image.shape[0], image.shape[1]))
 

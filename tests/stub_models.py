@@ -106,7 +106,7 @@ def build_dying() -> Annotator:
 
 def build_for(config: AnnotateConfig, ontology: Ontology) -> Annotator:
     """Stand in for `pipeline.build.build_annotator`."""
-    return Annotator(StubDetector(), StubSegmenter(), ontology, config.filters, config.batch_size, config.pixels)
+    return Annotator(StubDetector(), StubSegmenter(), ontology, config.filters, config.images_at_once, config.pixels)
 
 
 def build_failing() -> Annotator:

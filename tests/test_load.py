@@ -24,10 +24,9 @@ def copy(grounding_folders: dict[str, Path], tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("kind", ["grounding-dino", "mm-grounding-dino"])
 def test_round_trip(grounding_folders: dict[str, Path], tmp_path: Path, kind: str) -> None:
-    detector = load_grounding_dino(grounding_folders[kind], ONTOLOGY, ANY)
-    _, processor = read_grounding_dino(grounding_folders[kind])
-    write_grounding_dino(tmp_path, detector.model, processor)
-    (before,), (after,) = (one([picture(60, 80)]) for one in (detector, load_grounding_dino(tmp_path, ONTOLOGY, ANY)))
+    write_grounding_dino(tmp_path, *read_grounding_dino(grounding_folders[kind]))
+    detectors = (load_grounding_dino(folder, ONTOLOGY, ANY) for folder in (grounding_folders[kind], tmp_path))
+    (before,), (after,) = (detector([picture(60, 80)]) for detector in detectors)
     assert len(before) > 0
     np.testing.assert_array_equal(before.scores, after.scores)
     np.testing.assert_array_equal(before.boxes_xyxy, after.boxes_xyxy)

@@ -226,7 +226,7 @@ def test_boxes_just_under_the_threshold_join_the_queue_of_what_was_missed(review
         for one in review.execute("find_missed", params={"target": "view"}).executor._requests
         if one.operator_uri.endswith("set_view")
     ]
-    assert "likely_missed" in str(asked.params)
+    assert asked.params["name"] == MISSED_VIEW
     found = likely()
     below = known_below(review.dataset, review.run)
     assert (len(below), before) == (6, 6)

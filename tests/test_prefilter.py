@@ -35,7 +35,7 @@ def test_an_image_is_asked_for_its_own_classes_alone(make) -> None:
     """What the prefiltered detector finds is what a detector for the kept classes and the negatives finds."""
     ontology = Ontology(Ontology.from_names(PROMPTS_20[:12]).classes, negatives=("car",))
     images = [picture(60, 80), picture(60, 80, seed=3)]
-    detector = make(ontology, replace(ANY, prefilter=3))
+    detector = make(ontology, replace(ANY, prompts_per_pass=8, prefilter=3))
     together = detector(images)
     for image, found in zip(images, together, strict=True):
         (alone,) = detector([image])
@@ -66,9 +66,11 @@ def test_what_is_left_keeps_its_company(make) -> None:
         assert len(prompts) <= 3 or any(prompts <= whole for whole in everything)
 
 
-def test_a_prefilter_as_wide_as_the_ontology_is_none(make) -> None:
+@pytest.mark.parametrize("settings", [replace(ANY, prompts_per_pass=2, prefilter=3), replace(ANY, prefilter=1)])
+def test_a_prefilter_that_saves_nothing_is_none(make, settings: DetectorSettings) -> None:
+    """As wide as the ontology, or for an ontology that one text pass holds."""
     ontology = Ontology.from_names(PROMPTS_20[:3])
-    (one,), (two,) = (make(ontology, replace(ANY, prefilter=width))([picture(60, 80)]) for width in (None, 3))
+    (one,), (two,) = (make(ontology, s)([picture(60, 80)]) for s in (replace(settings, prefilter=None), settings))
     np.testing.assert_array_equal(one.scores, two.scores)
 
 

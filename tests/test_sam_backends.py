@@ -18,6 +18,7 @@ from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPi
 
 from models.detections import Detections
 from models.masks import decode_mask, mask_iou
+from models.precision import Precision
 from models.sam import original
 from models.sam.hf import HfSam, load_hf_sam
 from models.sam.original import OriginalSam, build_sam, load_original_sam
@@ -134,6 +135,21 @@ def test_backends_agree_on_the_same_weights(sam: Sam, image_hw: tuple[int, int])
     assert np.diag(mask_iou(first.masks, second.masks)).min() >= 0.999
     np.testing.assert_allclose(first.mask_scores, second.mask_scores, atol=1e-4)
     assert len(set(first.mask_scores.tolist())) == len(BOXES)
+
+
+@pytest.mark.parametrize(
+    ("device", "precision"),
+    [("cpu", "bf16"), *(pytest.param("cuda", name, marks=pytest.mark.gpu) for name in ("bf16", "fp16"))],
+)
+def test_image_encoders_in_16_bits_draw_nearly_the_same(sam: Sam, device: str, precision: Precision) -> None:
+    image, detections = picture(100, 150), boxes_of((100, 150), BOXES)
+    full = OriginalSam(sam, device)(image, detections)
+    hf = small_hf(sam.state_dict())
+    for low in (OriginalSam(sam, device, precision=precision), HfSam(hf, device, precision=precision)):
+        found = low(image, detections)
+        assert np.diag(mask_iou(full.masks, found.masks)).mean() > 0.95
+        assert 0 < abs(full.mask_scores - found.mask_scores).max() < 0.1
+    sam.to("cpu")
 
 
 @pytest.mark.parametrize("image_hw", [(100, 150), (150, 100)])

@@ -39,11 +39,11 @@ def test_passes_together_are_passes_alone(grounding_model, grounding_processor, 
     asked = []
     plain = module.predict
 
-    def predict(model, image, text):  # type: ignore[no-untyped-def]
+    def predict(model, image, text, *precision):  # type: ignore[no-untyped-def]
         asked.append(len(image.tokens))
         if len(image.tokens) > 4:
             raise torch.OutOfMemoryError
-        return plain(model, image, text)
+        return plain(model, image, text, *precision)
 
     with torch.inference_mode():
         image = encode_image(grounding_model, pixels(2))

@@ -19,6 +19,7 @@ BENCHES = {
     "export": "jobs.bench.export",
     "ingest": "jobs.bench.ingest",
     "masks": "jobs.bench.masks",
+    "precision": "jobs.bench.precision",
     "queues": "jobs.bench.queues",
     "tiles": "jobs.bench.tiles",
     "tiny": "jobs.bench.tiny",

@@ -1,6 +1,6 @@
 """The Grounding DINO detector: an ontology's prompts and a batch of images in, `Detections` out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +14,7 @@ from transformers.image_utils import SizeDict
 from models.boxes import FloatArray, clip_boxes, cxcywh_rel_to_xyxy
 from models.class_spec import ClassSpec
 from models.detections import Detections
+from models.grounding_dino.compiled import CompiledSteps
 from models.grounding_dino.forward import GroundingModel, ImageFeatures, TextLevel, encode_image
 from models.grounding_dino.packing import join_groups, pack_prompts
 from models.grounding_dino.passes import PassScores, run_passes
@@ -22,6 +23,7 @@ from models.grounding_dino.text_cache import TextCache
 from models.grounding_dino.texts import PromptTexts, TextPass
 from models.interfaces import Image
 from models.ontology import Ontology
+from models.precision import Precision, check_precision
 from models.resize import LARGE_BYTES, resize_in_bands
 
 BOX_THRESHOLD = 0.35
@@ -39,7 +41,10 @@ class DetectorSettings:
         size: Shorter side to which images are resized, pixels; None for the model's own.
         prompts_per_pass: Most prompts a text pass, the negatives among them; None for as many as fit.
         text_level: Which words of a text see each other; what the model was trained with.
-        prefilter: Classes that an image is asked for after a cheap first look at all of them; None asks for all.
+        prefilter: Classes that an image is asked for after a cheap first look at all of them; None asks for all, as
+            does a vocabulary that one text pass holds, where a look costs more than it saves.
+        precision: What the backbone and the feature enhancer compute in (`models.precision`).
+        compile: Compile the model for shapes that repeat (`models.grounding_dino.compiled`).
 
     Raises:
         ValueError: A number is out of range.
@@ -51,6 +56,8 @@ class DetectorSettings:
     prompts_per_pass: int | None = None
     text_level: TextLevel = "sub-sentence"
     prefilter: int | None = None
+    precision: Precision = "fp32"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for name in ("box_threshold", "text_threshold"):
@@ -81,7 +88,8 @@ class GroundingDinoDetector:
 
     Raises:
         ValueError: The ontology has no prompt, a prompt is too long or empty for the tokenizer, the negatives leave no
-            room for the others, or the model has no first stage that a prefilter could ask.
+            room for the others, the model has no first stage that a prefilter could ask, or the device cannot compute
+            in the precision.
     """
 
     def __init__(
@@ -98,6 +106,8 @@ class GroundingDinoDetector:
         self.model = model
         nn.Module.to(nn.Module.eval(model), device)
         self.device = torch.device(device)
+        self._precision = check_precision(settings.precision, str(self.device))
+        self._compiled = CompiledSteps(model, self._precision) if settings.compile else None
         self._image_processor = processor.image_processor
         size = self._image_processor.size
         self._short = settings.size or int(size["shortest_edge"])
@@ -110,10 +120,16 @@ class GroundingDinoDetector:
         self._box_thresholds = self._per_prompt(by_class, "box_threshold", settings.box_threshold)
         self._text_thresholds = self._per_prompt(by_class, "text_threshold", settings.text_threshold)
         self._prefilter = settings.prefilter
-        if self._prefilter is not None:
+        if settings.prefilter is not None:
             _check_first_stage(model)
         self._per_pass = settings.prompts_per_pass
         self._passes = self._encode_prompts(processor.tokenizer, settings.text_level, text_cache)
+        self._prefilter = self._useful_prefilter(settings.prefilter)
+
+    def _useful_prefilter(self, kept: int | None) -> int | None:
+        """Return the prefilter's classes; None where that many or one pass are all there is."""
+        classes = len(np.unique(self._class_ids[self._class_ids > 0]))
+        return kept if kept is not None and kept < classes and len(self._passes) > 1 else None
 
     def _per_prompt(self, by_class: dict[int, ClassSpec], name: str, default: float) -> FloatArray:
         values = [getattr(by_class.get(prompt.class_id), name, None) for prompt in self._prompts]
@@ -194,16 +210,16 @@ class GroundingDinoDetector:
     @torch.inference_mode()
     def _look_at(self, images: Sequence[Image]) -> tuple[list[PassScores], FloatArray]:
         """Return what each text pass says, and the images' features, (B, D) float32."""
-        if self._prefilter is None or self._prefilter >= len(np.unique(self._class_ids[self._class_ids > 0])):
+        if self._prefilter is None:
             features = self._features(images)
-            return list(run_passes(self.model, features, self._passes)), _summaries(features)
+            return list(self._run_passes(features, self._passes)), _summaries(features)
         likely = self._first_look(images)
         found, summaries = [], []
         for row, image in enumerate(images):
             passes = self._narrow_passes(keep_classes(likely[row], self._class_ids, self._prefilter))
             features = self._features([image])
             summaries.append(_summaries(features))
-            for scores in run_passes(self.model, features, passes):
+            for scores in self._run_passes(features, passes):
                 found.append(scores.for_image(row, len(images)))
         return found, np.concatenate(summaries)
 
@@ -245,10 +261,17 @@ class GroundingDinoDetector:
 
     @torch.inference_mode()
     def _first_look(self, images: Sequence[Image]) -> FloatArray:
-        return look(self.model, self._features(images, LOOK_SCALE), self._passes, len(self._prompts))
+        features = self._features(images, LOOK_SCALE)
+        return look(self.model, features, self._passes, len(self._prompts), self._precision)
 
     def _features(self, images: Sequence[Image], scale: float = 1.0) -> ImageFeatures:
-        return encode_image(self.model, self._pixels(images, scale))
+        pixels = self._pixels(images, scale)
+        if self._compiled is not None:
+            return self._compiled.encode_image(pixels)
+        return encode_image(self.model, pixels, self._precision)
+
+    def _run_passes(self, features: ImageFeatures, passes: Sequence[TextPass]) -> Iterator[PassScores]:
+        return run_passes(self.model, features, passes, self._precision, self._compiled)
 
     def _pixels(self, images: Sequence[Image], scale: float = 1.0) -> Tensor:
         height, width = (max(round(side * scale), 1) for side in self.resized_hw(images[0].shape[:2]))

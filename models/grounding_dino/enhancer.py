@@ -14,6 +14,7 @@ from transformers.models.grounding_dino.modeling_grounding_dino import (
 from models.grounding_dino.deformable import attend_by_grid, attend_deformably
 from models.grounding_dino.feed_forward import widen_and_narrow
 from models.grounding_dino.fusion import fuse
+from models.precision import add_into, full_precision
 
 
 def run_enhancer(
@@ -27,6 +28,8 @@ def run_enhancer(
     position_ids: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Run the encoder's layers as in evaluation mode, without gradient.
+
+    Inside of `low_precision` what image tokens do among themselves is computed in it; fusion and text never are.
 
     Args:
         encoder: transformers' encoder of a Grounding DINO or MM-Grounding-DINO.
@@ -45,8 +48,11 @@ def run_enhancer(
         position_ids[..., None].to(text.dtype), num_pos_feats=encoder.config.d_model
     )
     for layer in cast(Iterable[GroundingDinoEncoderLayer], encoder.layers):
-        vision, text = fuse(layer.fusion_layer, vision, text, token_mask)
-        text = layer.text_enhancer_layer(hidden_states=text, attention_masks=phrase_mask, position_embeddings=places)[0]
+        with full_precision(vision.device.type):
+            vision, text = fuse(layer.fusion_layer, vision, text, token_mask)
+            text = layer.text_enhancer_layer(
+                hidden_states=text, attention_masks=phrase_mask, position_embeddings=places
+            )[0]
         vision = _run_deformable(layer.deformable_layer, vision, positions, level_hw)
     return vision, text
 
@@ -55,9 +61,10 @@ def _run_deformable(
     layer: GroundingDinoDeformableLayer, vision: Tensor, positions: Tensor, level_hw: list[tuple[int, int]]
 ) -> Tensor:
     if vision.device.type == "cpu":
-        read = attend_deformably(layer.self_attn, vision, positions, level_hw)
+        with full_precision("cpu"):
+            read = attend_deformably(layer.self_attn, vision, positions, level_hw)
     else:
         read = attend_by_grid(layer.self_attn, vision, positions, level_hw)
-    vision = layer.self_attn_layer_norm(read.add_(vision))
-    out: Tensor = layer.final_layer_norm(widen_and_narrow(layer, vision).add_(vision))
+    vision = layer.self_attn_layer_norm(add_into(read, vision))
+    out: Tensor = layer.final_layer_norm(add_into(widen_and_narrow(layer, vision), vision))
     return out

@@ -25,6 +25,7 @@ from transformers.models.grounding_dino.modeling_grounding_dino import (
 
 from models.grounding_dino.decoder import run_decoder
 from models.grounding_dino.enhancer import run_enhancer
+from models.precision import Precision, low_precision
 
 GroundingModel: TypeAlias = GroundingDinoForObjectDetection | MMGroundingDinoForObjectDetection
 TextLevel: TypeAlias = Literal["sub-sentence", "word", "sentence"]
@@ -143,24 +144,28 @@ class Decoded:
     boxes: Tensor
 
 
-def encode_image(model: GroundingModel, pixel_values: Tensor) -> ImageFeatures:
+def encode_image(model: GroundingModel, pixel_values: Tensor, precision: Precision = "fp32") -> ImageFeatures:
     """Run backbone and input projection.
 
     Args:
         model: Any transformers Grounding DINO or MM-Grounding-DINO.
         pixel_values: (B, 3, H, W) float, normalised, no padding.
+        precision: Of both; the features are of the pixels' dtype.
     """
     core = model.model
     mask = torch.ones((len(pixel_values), *pixel_values.shape[-2:]), dtype=torch.long, device=pixel_values.device)
-    backbone_maps, positions = core.backbone(pixel_values, mask)
-    maps = [project(source) for project, (source, _) in zip(core.input_proj_vision, backbone_maps, strict=False)]
-    for level in range(len(maps), model.config.num_feature_levels):
-        source = backbone_maps[-1][0] if level == len(backbone_maps) else maps[-1]
-        maps.append(core.input_proj_vision[level](source))
-        level_mask = torch.ones((len(mask), *maps[-1].shape[-2:]), dtype=torch.bool, device=mask.device)
-        positions.append(core.backbone.position_embedding(maps[-1], level_mask).to(maps[-1].dtype))
-    tokens = torch.cat([level_map.flatten(2).transpose(1, 2) for level_map in maps], dim=1)
-    placed = [position.flatten(2).transpose(1, 2) + core.level_embed[level] for level, position in enumerate(positions)]
+    with low_precision(precision, pixel_values.device.type):
+        backbone_maps = core.backbone.conv_encoder(pixel_values, mask)
+        maps = [project(source) for project, (source, _) in zip(core.input_proj_vision, backbone_maps, strict=False)]
+        for level in range(len(maps), model.config.num_feature_levels):
+            source = backbone_maps[-1][0] if level == len(backbone_maps) else maps[-1]
+            maps.append(core.input_proj_vision[level](source))
+    place = core.backbone.position_embedding
+    tokens = torch.cat([level_map.flatten(2).transpose(1, 2) for level_map in maps], dim=1).to(pixel_values.dtype)
+    placed = []
+    for level_map, own in zip(maps, core.level_embed, strict=True):
+        seen = torch.ones((len(mask), *level_map.shape[-2:]), dtype=torch.bool, device=mask.device)
+        placed.append(place(level_map, seen).to(tokens.dtype).flatten(2).transpose(1, 2) + own)
     level_hw = [(level_map.shape[-2], level_map.shape[-1]) for level_map in maps]
     summary = _summarise([source for source, _ in backbone_maps])
     return ImageFeatures(tokens, torch.cat(placed, dim=1), level_hw, summary)
@@ -172,7 +177,7 @@ def _summarise(maps: Sequence[Tensor]) -> Tensor:
     The roots keep a few strong channels from deciding alone (Hellinger's kernel; Arandjelović and Zisserman, "Three
     things everyone should know to improve object retrieval", 2012).
     """
-    means = [level_map.mean(dim=(2, 3)).float() for level_map in maps]
+    means = [level_map.float().mean(dim=(2, 3)) for level_map in maps]
     roots = [normalize(mean.sign() * mean.abs().sqrt(), dim=1) for mean in means]
     summary: Tensor = torch.cat(roots, dim=1) / len(roots) ** 0.5
     return summary
@@ -234,23 +239,25 @@ def encode_text(
     return TextFeatures(core.text_projection(hidden), token_mask, phrase_mask, position_ids)
 
 
-def enhance(model: GroundingModel, image: ImageFeatures, text: TextFeatures) -> Encoded:
+def enhance(model: GroundingModel, image: ImageFeatures, text: TextFeatures, precision: Precision = "fp32") -> Encoded:
     """Run the feature enhancer: fusion, text self-attention, deformable self-attention, layer by layer.
 
     With gradients these are transformers' own layers, without those of `run_enhancer`; the numbers are the same.
+    The precision counts without gradients only.
     """
     core = model.model
     if not (torch.is_grad_enabled() or core.training):
-        vision, enhanced = run_enhancer(
-            core.encoder,
-            image.tokens,
-            image.positions,
-            image.level_hw,
-            text.tokens,
-            text.token_mask,
-            text.phrase_mask,
-            text.position_ids,
-        )
+        with low_precision(precision, image.tokens.device.type):
+            vision, enhanced = run_enhancer(
+                core.encoder,
+                image.tokens,
+                image.positions,
+                image.level_hw,
+                text.tokens,
+                text.token_mask,
+                text.phrase_mask,
+                text.position_ids,
+            )
         return Encoded(vision, enhanced, image, text.token_mask)
     count = len(image.tokens)
     no_padding = torch.zeros(image.tokens.shape[:2], dtype=torch.bool, device=image.tokens.device)
@@ -374,13 +381,17 @@ def decode(
     return Decoded(torch.stack(all_logits), torch.stack(all_boxes))
 
 
-def predict(model: GroundingModel, image: ImageFeatures, text: TextFeatures) -> tuple[Tensor, Tensor]:
+def predict(
+    model: GroundingModel, image: ImageFeatures, text: TextFeatures, precision: Precision = "fp32"
+) -> tuple[Tensor, Tensor]:
     """Run everything after the two encoders and return the last layer's predictions; call it without gradient.
+
+    Only the feature enhancer computes in `precision`.
 
     Returns:
         Token logits (B, Q, T), -inf on padding, and boxes (B, Q, 4), cx cy w h in [0, 1].
     """
-    encoded = enhance(model, image, text)
+    encoded = enhance(model, image, text, precision)
     start = start_queries(model, encoded)
     hidden, anchors = run_decoder(
         model.model.decoder,

@@ -16,6 +16,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+from models.convolutions import prepare_convolutions
 from models.grounding_dino.closed_set import ClassTokens, ClosedSetDetector, read_class_tokens, write_class_tokens
 from models.grounding_dino.detector import DetectorSettings, GroundingDinoDetector
 from models.grounding_dino.forward import GroundingModel, TextLevel
@@ -142,7 +143,7 @@ def load_grounding_dino(
     device: str = "cpu",
     text_cache: TextCache | None = None,
 ) -> GroundingDinoDetector:
-    """Make a detector from a folder; see `read_grounding_dino` and `complete_settings`."""
+    """Make a detector from a folder, for inference only; see `read_grounding_dino` and `complete_settings`."""
     return load_for_ontologies(folder, [ontology], settings, device, text_cache)[0]
 
 
@@ -155,6 +156,7 @@ def load_for_ontologies(
 ) -> list[GroundingDinoDetector]:
     """Make a detector an ontology, all with one model that is read once; see `load_grounding_dino`."""
     model, processor = read_grounding_dino(folder)
+    prepare_convolutions(model.model.backbone)
     chosen = complete_settings(folder, settings or DetectorSettings())
     names = _own_settings(folder).get("classes")
     if names is None:

@@ -7,10 +7,12 @@ import numpy as np
 import torch
 
 from models.boxes import FloatArray
+from models.grounding_dino.compiled import CompiledSteps
 from models.grounding_dino.forward import GroundingModel, ImageFeatures, TextFeatures, predict
 from models.grounding_dino.spans import span_scores
 from models.grounding_dino.texts import TextPass
 from models.out_of_memory import Halving
+from models.precision import Precision, check_numbers
 
 _BYTES_PER_TOKEN = 80 * 1024
 """What an image token takes at most in a layer, with d = 256: the sampled values of all levels, twice, and the FFN."""
@@ -41,17 +43,31 @@ class PassScores:
         return PassScores(self.prompts, *wide)
 
 
-def run_passes(model: GroundingModel, image: ImageFeatures, passes: Sequence[TextPass]) -> Iterator[PassScores]:
+def run_passes(
+    model: GroundingModel,
+    image: ImageFeatures,
+    passes: Sequence[TextPass],
+    precision: Precision = "fp32",
+    compiled: CompiledSteps | None = None,
+) -> Iterator[PassScores]:
     """Run text passes over a batch of images and yield what each says, in order; call it without gradient.
 
     Several passes share a batch where an accelerator has the memory; when that runs out nevertheless, half as many.
     On a CPU a batch is slower than its parts.
 
+    Args:
+        model: The model.
+        image: Features of B images.
+        passes: In order.
+        precision: Of the feature enhancer.
+        compiled: Steps of this model to run instead.
+
     Raises:
         torch.OutOfMemoryError: One pass alone does not fit.
+        ArithmeticError: Numbers leave the range of the feature enhancer's precision.
     """
     together = Halving(passes_at_once(image), "text passes")
-    for scores in together(lambda chosen: _run(model, image, chosen), passes):
+    for scores in together(lambda chosen: _run(model, image, chosen, precision, compiled), passes):
         yield from scores
 
 
@@ -64,9 +80,17 @@ def passes_at_once(image: ImageFeatures) -> int:
     return max(int(rows) // len(image.tokens), 1)
 
 
-def _run(model: GroundingModel, image: ImageFeatures, passes: Sequence[TextPass]) -> list[PassScores]:
+def _run(
+    model: GroundingModel,
+    image: ImageFeatures,
+    passes: Sequence[TextPass],
+    precision: Precision,
+    compiled: CompiledSteps | None,
+) -> list[PassScores]:
     count = len(image.tokens)
-    logits, boxes = predict(model, _repeat_images(image, len(passes)), join_texts(passes, count))
+    images, texts = _repeat_images(image, len(passes)), join_texts(passes, count)
+    logits, boxes = compiled.predict(images, texts) if compiled else predict(model, images, texts, precision)
+    check_numbers(boxes, precision)
     found = []
     for place, text_pass in enumerate(passes):
         rows = slice(place * count, (place + 1) * count)

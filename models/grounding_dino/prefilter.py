@@ -16,12 +16,19 @@ from models.grounding_dino.forward import GroundingModel, ImageFeatures, enhance
 from models.grounding_dino.passes import join_texts
 from models.grounding_dino.spans import span_scores
 from models.grounding_dino.texts import TextPass
+from models.precision import Precision
 
 LOOK_SCALE = 0.75
 """Sides of the image that is looked at first, over those of the detector's. At half, small objects are lost."""
 
 
-def look(model: GroundingModel, image: ImageFeatures, passes: Sequence[TextPass], prompts: int) -> FloatArray:
+def look(
+    model: GroundingModel,
+    image: ImageFeatures,
+    passes: Sequence[TextPass],
+    prompts: int,
+    precision: Precision = "fp32",
+) -> FloatArray:
     """Return how likely each prompt is to be in each image; call it without gradient.
 
     Args:
@@ -29,13 +36,14 @@ def look(model: GroundingModel, image: ImageFeatures, passes: Sequence[TextPass]
         image: Features of B images, of a smaller size than the detector's.
         passes: Text passes that hold each prompt that counts.
         prompts: P, how many prompts the ontology has.
+        precision: Of the feature enhancer.
 
     Returns:
         (B, P) float32 in [0, 1]: the score of the image token that is most like the prompt; 0 for prompts of no pass.
     """
     likely = np.zeros((len(image.tokens), prompts), np.float32)
     for text_pass in passes:
-        encoded = enhance(model, image, join_texts([text_pass], len(image.tokens)))
+        encoded = enhance(model, image, join_texts([text_pass], len(image.tokens)), precision)
         logits = select_queries(model, encoded).logits.float()
         best = torch.stack([span_scores(rows, text_pass.text).amax(0) for rows in logits])
         likely[:, text_pass.prompts] = best.cpu().numpy()

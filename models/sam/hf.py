@@ -8,6 +8,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import SamModel
 
+from models.precision import Precision
 from models.sam.square import SquareSegmenter
 
 TIED = "shared_embedding.positional_embedding"
@@ -18,10 +19,15 @@ class HfSam(SquareSegmenter):
     """A transformers `SamModel` as a segmenter; see `SquareSegmenter` for the options."""
 
     def __init__(
-        self, model: SamModel, device: str = "cpu", boxes_per_chunk: int = 64, multimask: bool = False
+        self,
+        model: SamModel,
+        device: str = "cpu",
+        boxes_per_chunk: int = 64,
+        multimask: bool = False,
+        precision: Precision = "fp32",
     ) -> None:
         config: Any = model.config
-        super().__init__(int(config.vision_config.image_size), device, boxes_per_chunk, multimask)
+        super().__init__(int(config.vision_config.image_size), device, boxes_per_chunk, multimask, precision)
         self.model = nn.Module.to(model, self.device)
         self.model.train(False)
 
@@ -36,7 +42,13 @@ class HfSam(SquareSegmenter):
         return output.pred_masks[0], output.iou_scores[0]
 
 
-def load_hf_sam(folder: str | Path, device: str = "cpu", boxes_per_chunk: int = 64, multimask: bool = False) -> HfSam:
+def load_hf_sam(
+    folder: str | Path,
+    device: str = "cpu",
+    boxes_per_chunk: int = 64,
+    multimask: bool = False,
+    precision: Precision = "fp32",
+) -> HfSam:
     """Load a SAM of transformers from its folder; `models.zoo` finds or downloads one by name.
 
     Args:
@@ -44,6 +56,7 @@ def load_hf_sam(folder: str | Path, device: str = "cpu", boxes_per_chunk: int = 
         device: "cpu", "cuda" or what torch takes.
         boxes_per_chunk: Boxes decoded at once, at least 1.
         multimask: Keep the best of three masks a box.
+        precision: What the image encoder computes in.
 
     Returns:
         The segmenter.
@@ -63,7 +76,7 @@ def load_hf_sam(folder: str | Path, device: str = "cpu", boxes_per_chunk: int = 
     kind = fields.get("model_type") if isinstance(fields, dict) else None
     if kind != "sam":
         raise ValueError(f"{config} is of a model of type {kind!r}, not 'sam'")
-    return HfSam(_read(folder), device, boxes_per_chunk, multimask)
+    return HfSam(_read(folder), device, boxes_per_chunk, multimask, precision)
 
 
 def _read(folder: Path) -> SamModel:

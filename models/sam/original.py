@@ -8,6 +8,7 @@ import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import Tensor, nn
 
+from models.precision import Precision
 from models.sam.preprocess import PIXEL_MEAN, PIXEL_STD
 from models.sam.square import SquareSegmenter
 
@@ -25,8 +26,15 @@ DECODER_HEADS = 8
 class OriginalSam(SquareSegmenter):
     """A `segment_anything` model as a segmenter; see `SquareSegmenter` for the options."""
 
-    def __init__(self, sam: Sam, device: str = "cpu", boxes_per_chunk: int = 64, multimask: bool = False) -> None:
-        super().__init__(sam.image_encoder.img_size, device, boxes_per_chunk, multimask)
+    def __init__(
+        self,
+        sam: Sam,
+        device: str = "cpu",
+        boxes_per_chunk: int = 64,
+        multimask: bool = False,
+        precision: Precision = "fp32",
+    ) -> None:
+        super().__init__(sam.image_encoder.img_size, device, boxes_per_chunk, multimask, precision)
         self.sam = sam.to(self.device).eval()
 
     def encode(self, pixels: Tensor) -> Tensor:
@@ -134,7 +142,11 @@ def _layer_norm(width: int) -> nn.LayerNorm:
 
 
 def load_original_sam(
-    path: str | Path, device: str = "cpu", boxes_per_chunk: int = 64, multimask: bool = False
+    path: str | Path,
+    device: str = "cpu",
+    boxes_per_chunk: int = 64,
+    multimask: bool = False,
+    precision: Precision = "fp32",
 ) -> OriginalSam:
     """Load a checkpoint of the original package: vit_b, vit_l, vit_h, or a fine-tuned or smaller one.
 
@@ -143,6 +155,7 @@ def load_original_sam(
         device: "cpu", "cuda" or what torch takes.
         boxes_per_chunk: Boxes decoded at once, at least 1.
         multimask: Keep the best of three masks a box.
+        precision: What the image encoder computes in.
 
     Returns:
         The segmenter.
@@ -168,4 +181,4 @@ def load_original_sam(
         raise ValueError(
             f"{path} is no checkpoint of Segment Anything: {error} is missing or of the wrong kind"
         ) from error
-    return OriginalSam(sam, device, boxes_per_chunk, multimask)
+    return OriginalSam(sam, device, boxes_per_chunk, multimask, precision)

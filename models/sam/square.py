@@ -10,6 +10,7 @@ from models.detections import Detections, Instances
 from models.interfaces import Image
 from models.masks import Rle
 from models.out_of_memory import Halving
+from models.precision import Precision, check_numbers, check_precision, low_precision
 from models.sam.preprocess import (
     check_image,
     normalise,
@@ -30,16 +31,25 @@ class SquareSegmenter(ABC):
         boxes_per_chunk: Boxes decoded at once, at least 1; memory grows with it, masks stay the same. It is halved
             when the device has no memory for so many.
         multimask: Decode three masks a box (whole, part, subpart) and keep the one with the best predicted IoU.
+        precision: What `encode` computes in (`models.precision`).
 
     Raises:
-        ValueError: boxes_per_chunk is not positive.
+        ValueError: boxes_per_chunk is not positive, or the device cannot compute in the precision.
     """
 
-    def __init__(self, image_size: int, device: str, boxes_per_chunk: int, multimask: bool = False) -> None:
+    def __init__(
+        self,
+        image_size: int,
+        device: str,
+        boxes_per_chunk: int,
+        multimask: bool = False,
+        precision: Precision = "fp32",
+    ) -> None:
         self._chunks = Halving(boxes_per_chunk, "boxes")
         self.image_size = image_size
         self.device = torch.device(device)
         self.multimask = multimask
+        self._precision = check_precision(precision, device)
 
     @abstractmethod
     def encode(self, pixels: Tensor) -> Tensor:
@@ -64,7 +74,9 @@ class SquareSegmenter(ABC):
         if not len(detections):
             return Instances(detections, (), np.zeros(0, np.float32))
         pixels = pad_to_square(normalise(resize_longest_side(image, self.image_size)), self.image_size)
-        embedding = self.encode(pixels[None].to(self.device))
+        with low_precision(self._precision, self.device.type):
+            embedding = self.encode(pixels[None].to(self.device))
+        embedding = check_numbers(embedding.float(), self._precision)
         boxes = scale_boxes(detections.boxes_xyxy, detections.image_hw, self.image_size)
         inner_hw = resized_hw(detections.image_hw, self.image_size)
         upsampler: SquareUpsampler | None = None

@@ -13,9 +13,11 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from models.boxes import clip_boxes
+from models.convolutions import prepare_convolutions
 from models.detections import Detections, Instances
 from models.interfaces import Image
 from models.out_of_memory import Halving
+from models.precision import Precision, check_numbers, check_precision, low_precision
 from models.sam.preprocess import check_image, normalise, pad_to_square, resize_longest_side, scale_boxes
 from models.sam.tiny_network import Features, TinySam, TinySamConfig
 from models.sam.upsample import window_to_rle
@@ -49,12 +51,16 @@ class TinySamSegmenter:
         device: "cpu", "cuda" or what torch takes.
         boxes_per_chunk: Boxes decoded at once, at least 1; memory grows with it, masks stay the same. It is halved
             when the device has no memory for so many.
+        precision: What the image encoder computes in (`models.precision`).
 
     Raises:
-        ValueError: boxes_per_chunk is not positive.
+        ValueError: boxes_per_chunk is not positive, or the device cannot compute in the precision.
     """
 
-    def __init__(self, network: TinySam, device: str = "cpu", boxes_per_chunk: int = 64) -> None:
+    def __init__(
+        self, network: TinySam, device: str = "cpu", boxes_per_chunk: int = 64, precision: Precision = "fp32"
+    ) -> None:
+        self._precision = check_precision(precision, device)
         self._chunks = Halving(boxes_per_chunk, "boxes")
         self.device = torch.device(device)
         self.network = network.to(self.device).to(memory_format=torch.channels_last).eval()
@@ -67,7 +73,7 @@ class TinySamSegmenter:
             return Instances(detections, (), np.zeros(0, np.float32))
         size = self.network.config.image_size
         small = pad_to_square(normalise(resize_longest_side(image, size)), size)
-        features = self.network.image_encoder(small[None].to(self.device, memory_format=torch.channels_last))
+        features = self._encode(small)
         longest = min(max(image.shape[:2]), PIXELS_LONGEST)
         pixels = normalise(resize_longest_side(image, longest)).to(self.device)
         inside = clip_boxes(detections.boxes_xyxy, detections.image_hw)
@@ -83,6 +89,11 @@ class TinySamSegmenter:
             masks += [window_to_rle(*pair, detections.image_hw) for pair in zip(logits, windows, strict=True)]
             qualities.append(quality)
         return Instances(detections, tuple(masks), np.concatenate(qualities))
+
+    def _encode(self, pixels: Tensor) -> Features:
+        with low_precision(self._precision, self.device.type):
+            maps = self.network.image_encoder(pixels[None].to(self.device, memory_format=torch.channels_last))
+        return Features(*(check_numbers(one.float(), self._precision) for one in maps))
 
     def _decode(
         self, features: Features, boxes: Tensor, windows: Tensor, pixels: Tensor
@@ -129,11 +140,15 @@ def read_tiny_sam(folder: Path) -> TinySam:
     return network
 
 
-def load_tiny_sam(device: str = "cpu", boxes_per_chunk: int = 64, folder: Path = BUNDLED) -> TinySamSegmenter:
-    """Load the bundled tiny SAM, or another one from its folder.
+def load_tiny_sam(
+    device: str = "cpu", boxes_per_chunk: int = 64, folder: Path = BUNDLED, precision: Precision = "fp32"
+) -> TinySamSegmenter:
+    """Load the bundled tiny SAM, or another one from its folder, for inference only.
 
     Raises:
         FileNotFoundError: A file is missing.
         ValueError: A file is damaged, or boxes_per_chunk is not positive.
     """
-    return TinySamSegmenter(read_tiny_sam(folder), device, boxes_per_chunk)
+    network = read_tiny_sam(folder).eval()
+    prepare_convolutions(network)
+    return TinySamSegmenter(network, device, boxes_per_chunk, precision)

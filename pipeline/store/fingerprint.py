@@ -18,7 +18,7 @@ _OPTIONS = (
 _OPTIONS_IF_USED = (
     *("agnostic_nms_iou", "max_box_area", "min_box_share", "max_aspect", "border_margin", "max_contained", "top_k"),
     *("mask", "multimask", "mask_cleanup", "largest_part", "min_mask_fill", "max_mask_fill", "min_mask_score"),
-    *("tile", "tile_overlap", "tile_object", "prefilter"),
+    *("tile", "tile_overlap", "tile_object", "prefilter", "precision"),
 )
 """They count where they differ from their default, so that a run made before there were any is still continued."""
 
@@ -59,6 +59,7 @@ def _used(config: AnnotateConfig) -> dict[str, Any]:
     idle = {None: ("tile_overlap", "tile_object"), "auto": ()}.get(config.tile, ("tile_object",))
     values = {name: getattr(config, name) for name in _OPTIONS_IF_USED if name not in idle}
     values["prefilter"] = config.prefilter_classes
+    values["precision"] = "auto" if config.computing_precision == "fp32" else config.precision
     return {name: value for name, value in values.items() if value != getattr(AnnotateConfig(), name)}
 
 

@@ -89,14 +89,14 @@ def run_arms(
         raise UserError(str(error)) from error
     arms = [Arm(name, ontology, root) for name, ontology in zip(names, ontologies, strict=True)]
     try:
-        for number, start in enumerate(range(0, len(refs), config.batch_size)):
-            batch = refs[start : start + config.batch_size]
+        for number, start in enumerate(range(0, len(refs), config.images_at_once)):
+            batch = refs[start : start + config.images_at_once]
             for turn in range(len(arms)):
                 place = (number + turn) % len(arms)
                 done = annotators[place](batch, str(root))
                 arms[place].rows += done.records
                 arms[place].seconds += sum(one.seconds_detect + one.seconds_segment for one in done.timings)
-            progress(min(start + config.batch_size, len(refs)), len(refs))
+            progress(min(start + config.images_at_once, len(refs)), len(refs))
     finally:
         for annotator in annotators:
             annotator.close()

@@ -40,7 +40,7 @@ def segmenter_of(config: AnnotateConfig) -> Segmenter:
     if config.mask == "none":
         raise UserError("the run was made with --mask none: it has no segmenter")
 
-    key = (config.segmenter, config.device, config.multimask)
+    key = (config.segmenter, config.device, config.multimask, config.computing_precision)
     found: Segmenter = _hold(key, lambda: load_segmenter_of(config))
     return found
 
