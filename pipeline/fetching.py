@@ -94,7 +94,7 @@ class Fetcher:
             except Exception as error:  # each of fsspec's systems raises its own
                 file.close()
                 refused = _refusal(error)
-                if refused or _is_final(error) or attempt + 1 == self._settings.attempts:
+                if refused or is_final(error) or attempt + 1 == self._settings.attempts:
                     raise UnreadableImageError(_reason(error, refused, address, attempt + 1)) from error
         raise UnreadableImageError("cannot be fetched: no attempt was allowed")
 
@@ -226,7 +226,8 @@ def is_private(host: str) -> bool:
     return not address.is_global or address.is_multicast
 
 
-def _is_final(error: BaseException) -> bool:
+def is_final(error: BaseException) -> bool:
+    """Tell whether a file system's error would come again: what is not there, not allowed or not understood."""
     status = getattr(error, "status", 0)
     return isinstance(error, _NOT_PASSING) or (400 <= status < 500 and status not in _PASSING)
 

@@ -5,7 +5,8 @@ import random
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -36,6 +37,7 @@ from pipeline.store.writer import RunWriter, package_version
 
 if TYPE_CHECKING:
     from pipeline.engine.progress import Progress
+    from pipeline.store.mirror import Mirror
 
 _SAMPLES = 3
 _LARGE_BATCHES = 8
@@ -59,6 +61,8 @@ class AnnotateResult:
         vanished: Images of the run that are not among those asked for; their rows stay.
         profile: Where the workers' time went (`pipeline.engine.profile.Profile.to_dict`); None where there was none.
         prefilter: How the number of the prefilter's classes was found; None where no recall was asked for.
+        fetched: Shards that came from the mirror.
+        mirror_problem: Why the mirror is behind; empty where it holds the run, or none was asked for.
     """
 
     output: Path
@@ -73,6 +77,8 @@ class AnnotateResult:
     vanished: int = 0
     profile: Mapping[str, Any] | None = None
     prefilter: Calibration | None = None
+    fetched: int = 0
+    mirror_problem: str = ""
 
     @property
     def run(self) -> Run:
@@ -154,11 +160,31 @@ def annotate(
         UserError: Something that was asked for is wrong or missing, or the output cannot be written.
     """
     start = time.monotonic()
-    job = check_job(images, ontology, output, config, overrides)
-    with RunWriter(job.output, job.parts, job.ontology, job.source.root, job.config) as writer:
-        if job.prefilter is not None:
-            write_calibration(job.output, job.prefilter)
-        return label(job, writer, start, progress)
+    options = (config or AnnotateConfig()).merged(overrides)
+    with open_mirror(options.mirror, Path(output).absolute()) as mirror:
+        job = check_job(images, ontology, output, options, {}, mirror.glance if mirror else None)
+        fetched = mirror.prepare(job.parts, job.source.root, options.overwrite) if mirror else 0
+        with RunWriter(job.output, job.parts, job.ontology, job.source.root, job.config) as writer:
+            if job.prefilter is not None:
+                write_calibration(job.output, job.prefilter)
+            if mirror is None:
+                return label(job, writer, start, progress)
+            mirror.begin(options.overwrite)
+            result = label(job, writer, start, progress)
+            return replace(result, fetched=fetched, mirror_problem=mirror.finish())
+
+
+def open_mirror(address: str | None, output: Path) -> "AbstractContextManager[Mirror | None]":
+    """Open the mirror of a run folder; None, which costs nothing, where none is asked for.
+
+    Raises:
+        UserError: As `Mirror`.
+    """
+    if not address:
+        return nullcontext()
+    from pipeline.store.mirror import Mirror
+
+    return Mirror(address, output)
 
 
 def label(job: Job, writer: RunWriter, start: float, shown: bool) -> AnnotateResult:
@@ -265,8 +291,11 @@ def check_job(
     output: str | Path,
     config: AnnotateConfig | None,
     overrides: Mapping[str, Any],
+    glance: Path | None = None,
 ) -> Job:
     """Check all that can be checked before images are listed and models loaded; arguments as of `annotate`.
+
+    `glance` is a folder with the settings of the run that will be fetched into the output; None where none will.
 
     Raises:
         UserError: Something is wrong or missing.
@@ -275,15 +304,16 @@ def check_job(
 
     config = (config or AnnotateConfig()).merged(overrides)
     folder = Path(output).absolute()
-    if config.continue_with_old and is_run(folder):
-        settings = Run.open(folder).settings
+    known = glance or folder
+    if config.continue_with_old and is_run(known):
+        settings = Run.open(known).settings
         config, ontology = settings_to_config(settings, config), Ontology.from_dict(settings["ontology"])
     parse_resources(config.resources or "")
     classes, parts = make_parts(config, ontology)
     note_unread_prompts(config.detector, classes)
     source = open_images(images, config.root, parse_schemes(config.remote_schemes))
     calibrate = partial(_calibrate_prefilter, config, classes, source.root)
-    config, prefilter = settle_prefilter(config, source, folder, calibrate)
+    config, prefilter = settle_prefilter(config, source, known, calibrate)
     if prefilter is not None:
         _, parts = make_parts(config, classes)
     return Job(config, classes, source, parts, folder, prefilter=prefilter)
@@ -342,5 +372,5 @@ def _compute(job: Job, writer: RunWriter, listing: Listing, progress: "Progress"
         # may count: images that share a batch share the last bits of their scores.
         large = _LARGE_BATCHES * config.shard_size
         is_large = listing.wait_listed(large, stopping) >= large
-        size = config.shard_size if is_large else min(config.shard_size, config.batch_size)
+        size = config.shard_size if is_large else min(config.shard_size, config.images_at_once)
         engine.run(listing.batches(size, writer), task, writer, progress, stopping)

@@ -3,6 +3,7 @@
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,12 @@ from pipeline.engine.cluster import (
     parse_resources,
 )
 from pipeline.engine.progress import Progress
-from pipeline.engine.ray_start import join_ray, kill_half_started, lean_nodes, make_token
+from pipeline.engine.ray_start import START_ATTEMPTS, join_ray, kill_half_started, lean_nodes, make_token
+from pipeline.engine.schedule import split_batches
 from pipeline.engine.worker import Task
 from pipeline.errors import UserError
 from pipeline.listing import Listing
-from pipeline.sources import open_images
+from pipeline.sources import find_images, open_images
 from pipeline.store.log import LOG_FILE
 from pipeline.store.run import SHARDS_FOLDER, Run
 from pipeline.store.verify import verify_run
@@ -39,12 +41,14 @@ NODE = {**LEAN, "num_cpus": 2, "num_gpus": 1, "resources": {"labeller": 2}}
 
 
 @pytest.fixture
-def cluster() -> Iterator[Any]:
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Start a head on which no worker fits, with a token; nodes are added by the test."""
     import ray
     from ray._private.authentication.authentication_token_setup import enable_token_auth_by_default
     from ray.cluster_utils import Cluster
 
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # through the client, no path of ours gets there
+    monkeypatch.setenv("RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S", "120")
     make_token()
     assert enable_token_auth_by_default()
     started = Cluster()
@@ -54,6 +58,21 @@ def cluster() -> Iterator[Any]:
     finally:
         ray.shutdown()
         started.shutdown()
+
+
+def serve_clients(head: Any) -> str:
+    """Start what serves `ray://` on a head, and return its address; on a busy machine it may end before it is up."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = head._ray_params.ray_client_server_port = server.getsockname()[1]
+    for _ in range(ATTEMPTS):
+        head.all_processes.pop("ray_client_server", None)
+        head.start_ray_client_server()
+        process = head.all_processes["ray_client_server"][0].process
+        while process.poll() is None:
+            if answers("127.0.0.1", port):
+                return f"ray://127.0.0.1:{port}"
+            time.sleep(0.2)
+    raise AssertionError("the client server does not start")
 
 
 def add_node(cluster: Any, **options: Any) -> Any:
@@ -68,7 +87,7 @@ def add_node(cluster: Any, **options: Any) -> Any:
             kill_half_started(error)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(500)
 @pytest.mark.filterwarnings("ignore")
 def test_a_node_that_dies_in_mid_run_changes_nothing(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -79,16 +98,24 @@ def test_a_node_that_dies_in_mid_run_changes_nothing(
     quiet = label(images, tmp_path / "quiet", size=2)
     first = add_node(cluster, **NODE)
 
-    progress = Progress(16, shown=False)
+    progress = Progress(14, shown=False)
     nodes = [first]
 
     def exchange_nodes() -> bool:
         """Kill the node in mid-run, and add another one when its workers were missed; never ask to stop."""
-        if nodes == [first] and len(list((output / SHARDS_FOLDER).glob("*.parquet"))) >= 3:
+        if nodes == [first] and len(list((output / SHARDS_FOLDER).glob("*.parquet"))) >= 4:
             cluster.remove_node(nodes.pop(), allow_graceful=False)
         elif not nodes and progress.deaths >= 2:
             nodes.append(add_node(cluster, **NODE))
         return False
+
+    # First some of it through the client server, which needs no more than that one port.
+    client = Place(serve_clients(cluster.head_node), gpus_per_worker=0.5, resources={"labeller": 1})
+    with open_writer(images, output) as writer, Engine(build_stub, 1, threads=1, place=client) as engine:
+        engine.check_folders(output, str(images))
+        task = Task(str(images), output, writer.fingerprint)
+        engine.run(split_batches(find_images(images).refs[:2], 2), task, writer, Progress(2, shown=False))
+    assert rows(Run.open(output)) == rows(quiet)[:2]
 
     place = Place("auto", gpus_per_worker=0.5, resources={"labeller": 1})
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)  # where `auto` looks first: there may be other Rays here
@@ -102,7 +129,7 @@ def test_a_node_that_dies_in_mid_run_changes_nothing(
         engine.check_folders(output, str(images))
         with pytest.raises(UserError, match=r"node [\d.]+ \(.*\) does not see the images in"):
             engine.check_folders(output, "/proc/self/task")
-        listing.wait(16)
+        listing.wait(14)
         task = Task(str(images), output, writer.fingerprint)
         engine.run(listing.batches(2, writer), task, writer, progress, exchange_nodes)
         writer.finish(1.0, writer.added)
@@ -245,11 +272,27 @@ def test_a_death_with_its_node_is_told_from_one_alone(alive: bool, monkeypatch: 
 
 
 def test_a_cluster_that_cannot_be_joined_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    reason, calls = "Failed to connect to Ray cluster\nand more", 0
+
     def refuse(**_: object) -> None:
-        raise ConnectionError("Failed to connect to Ray cluster\nand more")
+        nonlocal calls
+        calls += 1
+        raise ConnectionError(reason)
 
     monkeypatch.setattr("ray.init", refuse)
     with pytest.raises(
         UserError, match=r"--address host:1: the cluster cannot be joined \(Failed to connect to Ray cl"
     ):
         join_ray("host:1")
+    with pytest.raises(UserError, match=r"The port is that of its client server, 10001 if nobody"):
+        join_ray("ray://host:1")
+    assert calls == 2
+    reason = (
+        "Initialization failure from server:\nTraceback\nRuntimeError: Starting Ray client server failed. See a.err"
+    )
+    with pytest.raises(UserError, match=r"joined \(RuntimeError: Starting Ray client server failed\. See a\.err\)"):
+        join_ray("ray://host:1")  # what a busy head says is tried again
+    assert calls == 2 + START_ATTEMPTS
+    monkeypatch.setattr("pipeline.engine.ray_start.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"ray://host:1: needs the package grpcio: pip install 'ray\[client\]'"):
+        join_ray("ray://host:1")

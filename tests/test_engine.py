@@ -1,8 +1,10 @@
 """The engine with a real local Ray and stub models."""
 
+import importlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import ray
 
+from jobs.cli import main
 from pipeline.annotator import Annotator
 from pipeline.config import AnnotateConfig
 from pipeline.engine import ray_start
@@ -37,6 +40,7 @@ from tests.stub_models import (
     build_deadly,
     build_dying,
     build_failing,
+    build_for,
     build_stub,
     save_image,
 )
@@ -47,7 +51,7 @@ PARTS = fingerprint_parts(AnnotateConfig(), ONTOLOGY, "d", "s")
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
     """Keep one Ray for all tests of this module: an engine uses the one that is there."""
-    start_ray(2)
+    start_ray(3)
     yield
     ray.shutdown()
 
@@ -155,13 +159,33 @@ def test_stopping_keeps_what_is_done(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_models_that_do_not_load_end_the_run(tmp_path: Path) -> None:
+def test_models_that_do_not_load_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_image(tmp_path / "images/0.png")
     with pytest.raises(UserError, match="weights of the model stub are not on this machine"):
         label(tmp_path / "images", tmp_path / "run", build=build_failing)
-    with pytest.raises(UserError, match="died while loading the models"):
+    with pytest.raises(UserError, match="died while loading the models, most likely for want of memory"):
         label(tmp_path / "images", tmp_path / "run", build=build_deadly)
+    # A module that this process finds, and a worker does not.
+    (tmp_path / "only_here.py").write_text("from tests.stub_models import build_stub\ndef build(): return build_stub()")
+    monkeypatch.syspath_prepend(tmp_path)
+    only_here = importlib.import_module("only_here")
+    with pytest.raises(UserError, match=r"a worker cannot import .*No module named 'only_here'.*PYTHONPATH"):
+        label(tmp_path / "images", tmp_path / "run", build=only_here.build)
     assert label(tmp_path / "images", tmp_path / "run").counts().ok == 1
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_the_bench_compares_two_workers_with_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pipeline.build.build_annotator", build_for)
+    assert main(["bench", "engine", "--workers", "2", "--n", "4", "--rounds", "2"]) == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    number, name = r"\d+\.\d+", "engine with 2 workers over one worker, median of 2: "
+    assert len(lines) == 2
+    assert all(re.fullmatch(rf"round \d: engine .*; one worker .*; ratio {number}", line) for line in lines)
+    assert re.fullmatch(rf"{name}{number} of the images/s, {number} of the CPU time", last)
+    assert main(["bench", "engine", "--workers", "2", "--device", "cuda"]) == 2
 
 
 @pytest.mark.usefixtures("local_ray")

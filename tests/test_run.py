@@ -33,6 +33,7 @@ from pipeline.retry import retry
 from pipeline.run import plan_annotate
 from pipeline.store.index import ids_to_numbers
 from pipeline.store.output import RETRY_FILE
+from pipeline.store.remote import RemoteError, RemoteFolder
 from pipeline.store.run import SHARDS_FOLDER
 from pipeline.store.status import INTERRUPTED, read_status
 from pipeline.store.verify import verify_run
@@ -89,7 +90,9 @@ def test_annotate_continues_and_adds(photos: Path, tmp_path: Path, capsys: pytes
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_going_on_with_the_old_settings(photos: Path, tmp_path: Path) -> None:
+def test_going_on_with_the_old_settings(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     annotate(photos, CLASSES, tmp_path / "run", limit=2, box_threshold=0.3, top_k=5, progress=False)
     with pytest.raises(UserError, match="--continue-with-old to go on"):
         annotate(photos, "else", tmp_path / "run", progress=False)
@@ -97,6 +100,22 @@ def test_going_on_with_the_old_settings(photos: Path, tmp_path: Path) -> None:
     assert (result.computed, result.rows, result.instances) == (3, 5, 7)
     assert result.run.settings["parts"]["nms_iou"] == 0.7
     assert result.run.settings["parts"]["top_k"] == 5
+    # On another machine, which has nothing but the mirror; then the way there is cut.
+    words = (photos, "--classes", "else", "--mirror", f"file://{tmp_path}/mirror", "--output")
+    assert run_command(*words, tmp_path / "run", "--continue-with-old") == 0
+    moved = annotate(photos, "else", tmp_path / "new", mirror=words[4], continue_with_old=True, progress=False)
+    assert (moved.computed, moved.rows, moved.fetched, moved.mirror_problem) == (0, 5, 2, "")
+    write = RemoteFolder.write
+
+    def cut(folder: RemoteFolder, name: str, content: bytes) -> None:
+        if name.startswith(SHARDS_FOLDER):
+            raise RemoteError(f"{name}: cannot be written")
+        write(folder, name, content)
+
+    monkeypatch.setattr(RemoteFolder, "write", cut)
+    assert run_command(*words, tmp_path / "new", "--overwrite", "--limit", "1") == 4
+    assert "The mirror is behind: shards/" in (told := capsys.readouterr().err)
+    assert "run the same command again to bring the mirror into line" in told
     with pytest.raises(UserError, match="exclude each other"):
         annotate(photos, "else", tmp_path / "run", overwrite=True, continue_with_old=True)
 

@@ -320,8 +320,8 @@ class Engine:
         run.note_death(self._pids.pop(index, 0), death, was_loading, node)
         if was_loading:
             self._deaths_while_loading += not node
-            if self._deaths_while_loading >= ATTEMPTS:
-                raise _cannot_load(ATTEMPTS, error) from error
+            if _was_not_imported(error) or self._deaths_while_loading >= ATTEMPTS:
+                raise _cannot_load(self._deaths_while_loading, error) from error
         else:
             run.recover(run.schedule.lose_worker(index), death, blameless=bool(node))
         self._start_worker()
@@ -376,7 +376,18 @@ def default_threads(workers: int) -> int:
     return int(given) if given.isdigit() and int(given) > 0 else max(len(os.sched_getaffinity(0)) // workers, 1)
 
 
+def _was_not_imported(error: Exception) -> bool:
+    """Tell whether a worker's process started and could not make our actor, which takes nothing but imports."""
+    return isinstance(error, RayActorError) and error.actor_init_failed
+
+
 def _cannot_load(deaths: int, error: Exception) -> UserError:
+    if _was_not_imported(error):
+        cause = str(error).strip().splitlines()[-1].strip()
+        return UserError(
+            f"a worker cannot import groundlabel or what it is given ({cause}); install groundlabel where the workers "
+            "run, or name its folder in PYTHONPATH before Ray starts"
+        )
     return UserError(
         f"{deaths} worker(s) died while loading the models, most likely for want of memory; "
         f"try fewer --workers or smaller models ({str(error).splitlines()[0]})"

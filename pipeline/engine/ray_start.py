@@ -5,15 +5,17 @@ import os
 import secrets
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import ray
 from ray._private.authentication.authentication_utils import is_token_auth_enabled
 from ray.exceptions import AuthenticationError
 
-from pipeline.engine.cluster import describe_openness
+from pipeline.engine.cluster import CLIENT_SCHEME, describe_openness
 from pipeline.errors import UserError
 
 START_ATTEMPTS = 3
@@ -21,6 +23,7 @@ _NODE_SECONDS = 120.0
 _NODE_POLL_SECONDS = 0.1
 _get_node: Any = ray._private.services.get_node
 _OBJECT_STORE_BYTES = 100 * 1024**2
+_SERVER_FAILED = "Starting Ray client server failed"
 _TOKEN_SETTINGS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
@@ -60,6 +63,26 @@ def start_ray(cpus: int) -> None:
                 ) from error
     _quiet_ray()
     _warn_if_open()
+
+
+@contextmanager
+def own_ray(cpus: int) -> Iterator[None]:
+    """Have a Ray of our own, for engines that work beside each other; one that is there already is used and stays.
+
+    Args:
+        cpus: Workers of all of them.
+
+    Raises:
+        UserError: As `start_ray`.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    start_ray(cpus)
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 class _LeanNode(ray._private.node.Node):
@@ -128,16 +151,31 @@ def join_ray(address: str) -> None:
         UserError: It cannot be joined.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, AuthenticationError, RuntimeError, ValueError) as error:
-        raise UserError(
-            f"--address {address}: the cluster cannot be joined ({str(error).strip().splitlines()[0]}). It must run "
-            f"Ray {ray.__version__} on Python {sys.version_info.major}.{sys.version_info.minor}, and where it asks for "
-            "a token, RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH must name the same one here"
-        ) from error
+    if address.startswith(CLIENT_SCHEME) and find_spec("grpc") is None:
+        raise UserError(f"--address {address}: needs the package grpcio: pip install 'ray[client]', on the head too")
+    for attempt in range(1, START_ATTEMPTS + 1):
+        try:
+            with warnings.catch_warnings(action="ignore"):  # what they say is in the error too
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            break
+        except (ConnectionError, AuthenticationError, RuntimeError, ValueError) as error:
+            # A busy head gives the process that serves a client a fixed time to come up.
+            if _SERVER_FAILED not in str(error) or attempt == START_ATTEMPTS:
+                raise _cannot_join(address, error) from error
     _quiet_ray()
     _warn_if_open()
+
+
+def _cannot_join(address: str, error: Exception) -> UserError:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    cause = lines[-1] if lines[0].endswith(":") else lines[0]
+    port = " The port is that of its client server, 10001 if nobody chose another."
+    return UserError(
+        f"--address {address}: the cluster cannot be joined ({cause})."
+        f"{port if address.startswith(CLIENT_SCHEME) else ''} It must run Ray {ray.__version__} on Python "
+        f"{sys.version_info.major}.{sys.version_info.minor}, and where it asks for a token, RAY_AUTH_MODE=token and "
+        "RAY_AUTH_TOKEN_PATH must name the same one here"
+    )
 
 
 def _quiet_ray() -> None:

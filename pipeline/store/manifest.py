@@ -157,6 +157,14 @@ def _head(line: bytes) -> re.Match[bytes] | None:
     return head if head is not None and int(head[1], 16) == zlib.crc32(head[2]) else None
 
 
+def line_head(line: bytes) -> tuple[tuple[str, ...], str] | None:
+    """Return the shards that a line replaces, and its shard or nothing; None where the line is damaged."""
+    head = _head(_modern(line))
+    if head is None:
+        return None
+    return tuple(head[3].replace(b'"', b"").decode().split(",")) if head[3] else (), head[4].decode()
+
+
 def _modern(line: bytes) -> bytes:
     """Return a line of groundlabel 0.1's first manifests in the form of today, and any other line as it is."""
     if not line.startswith(_FIRST_FORMAT) or not line.endswith(b"\n"):
@@ -270,15 +278,15 @@ def read_manifest_ids(folder: Path) -> Iterator[EntryIds]:
         return
     with path.open("rb") as stream:
         for line in map(_modern, stream):
-            head = _head(line)
+            head = line_head(line)
             if head is None:
                 continue
-            replaces = tuple(head[3].replace(b'"', b"").decode().split(",")) if head[3] else ()
-            if not head[4]:
+            replaces, shard = head
+            if not shard:
                 yield EntryIds("", 0, "", "", "", replaces)
             elif found := _IDS.search(line):
                 rows, ok, failed, stamps = found.groups()
-                yield EntryIds(head[4].decode(), int(rows), ok.decode(), failed.decode(), stamps.decode(), replaces)
+                yield EntryIds(shard, int(rows), ok.decode(), failed.decode(), stamps.decode(), replaces)
             elif entry := ShardEntry._from_whole(line):  # of the first format, with its parts in another order
                 yield EntryIds(entry.shard, entry.rows, entry.ok, entry.failed, entry.stamps, replaces)
 

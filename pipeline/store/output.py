@@ -26,7 +26,7 @@ PREFILTER_FILE = "prefilter.json"
 _NOTES = (PREFILTER_FILE, STATUS_FILE, LOG_FILE)
 REPLACED_FILES = (MANIFEST_NAME, SUMMARY_FILE, SUMMARY_TEXT, FAILED_FILE, RETRY_FILE, *_NOTES, RUN_FILE)
 """What `--overwrite` removes besides shards; run.json is the last, so that half of it is still the old run."""
-_OUR_NAMES = (*REPLACED_FILES, LOCK_NAME, SHARDS_FOLDER, TIMINGS_FOLDER, REVIEWED_FOLDER)
+OUR_NAMES = (*REPLACED_FILES, LOCK_NAME, SHARDS_FOLDER, TIMINGS_FOLDER, REVIEWED_FOLDER)
 _ROOT_SAMPLES = 16
 
 
@@ -61,7 +61,7 @@ def check_output(output: Path, parts: Mapping[str, Any], root: Path, overwrite: 
         raise UserError(f"{output}: is a file; --output needs a folder")
     if not (output / RUN_FILE).exists():
         names = sorted(path.name for path in output.iterdir() if not path.name.startswith(TEMPORARY))
-        if strangers := [name for name in names if name not in _OUR_NAMES]:
+        if strangers := [name for name in names if name not in OUR_NAMES]:
             raise UserError(
                 f"{output}: is not empty and not a run (it has {', '.join(strangers[:3])}); "
                 "give an empty or another --output folder"
