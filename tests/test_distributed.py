@@ -26,8 +26,8 @@ def one_ray() -> Iterator[None]:
     ray.shutdown()
 
 
-def train_and_compare(settings: Mapping[str, Any], device: str) -> None:
-    """Make three steps in each process and note a digest of weights, averaged weights and data."""
+def train_and_complain(settings: Mapping[str, Any], device: str) -> None:
+    """Make three steps in each process, note a digest of weights, averaged weights and data, and find a mistake."""
     from models.grounding_dino.load import read_grounding_dino
     from models.training.batches import Phase, StepBatches
     from models.training.forward import DenoisingTrainer
@@ -52,16 +52,19 @@ def train_and_compare(settings: Mapping[str, Any], device: str) -> None:
         "world": torch.distributed.get_world_size(),
     }
     (Path(settings["output"]) / f"{rank}.json").write_text(json.dumps(noted))
+    torch.distributed.barrier()
+    raise ValueError("the detector does not fit")
 
 
-def test_two_processes_keep_the_same_weights(tmp_path: Path) -> None:
+def test_two_processes_keep_the_same_weights_and_their_complaint_is_the_users(tmp_path: Path) -> None:
     from pipeline.engine.distributed import run_on_workers
 
     data, detector = write_scenes(tmp_path / "data", 6), write_small_detector(tmp_path / "start")
     settings = {"detector": detector, "data": data, "images": data.parent / "images", "output": tmp_path / "out"}
     (tmp_path / "out").mkdir()
     plain = {name: str(value) for name, value in settings.items()}
-    run_on_workers(train_and_compare, plain, 2, use_gpu=False, scratch=tmp_path / "ray")
+    with pytest.raises(UserError, match="the detector does not fit"):
+        run_on_workers(train_and_complain, plain, 2, use_gpu=False, scratch=tmp_path / "ray")
     one, two = (json.loads((tmp_path / "out" / f"{rank}.json").read_text()) for rank in range(2))
     assert (one["world"], one["steps"], two["steps"]) == (2, 3, 3)
     assert one["weights"] == two["weights"]
@@ -78,13 +81,3 @@ def test_the_command_trains_in_two_processes(tmp_path: Path) -> None:
     assert result.steps == 2
     assert (result.model / "model.safetensors").exists()
 
-
-def test_a_workers_complaint_is_the_users(tmp_path: Path) -> None:
-    from pipeline.engine.distributed import run_on_workers
-
-    with pytest.raises(UserError, match="the detector does not fit"):
-        run_on_workers(fail, {}, 2, use_gpu=False, scratch=tmp_path / "ray")
-
-
-def fail(settings: Mapping[str, Any], device: str) -> None:
-    raise ValueError("the detector does not fit")
