@@ -1,12 +1,13 @@
 """`groundlabel review`: a run's labels in the FiftyOne App."""
 
 import argparse
-import signal
 import sys
 import time
 from collections.abc import Mapping
-from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
+
+from jobs.serving import end_on_signals, print_address
+from pipeline.review.orders import DEFAULT_ORDER, ORDERS
 
 if TYPE_CHECKING:
     from pipeline.review.app import AppServer
@@ -16,6 +17,7 @@ HELP = "Look through a run's labels in the FiftyOne App, and correct them."
 EXAMPLE = """
 groundlabel review run/
 groundlabel review run/ --no-app
+groundlabel review run/ --order uncertain
 groundlabel review run/ --port 5160
 """
 
@@ -27,6 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.add_argument("run", metavar="RUN", help="the folder of a run")
     parser.add_argument("--no-app", action="store_true", help="only bring the labels into FiftyOne's dataset")
+    parser.add_argument(
+        "--order",
+        choices=ORDERS,
+        default=DEFAULT_ORDER,
+        help="queue with which the App opens: gain (where a click mends most), doubt, uncertain, conflicts, shapes, "
+        f"missed, different, proposals, or path for all images (default: {DEFAULT_ORDER})",
+    )
     parser.add_argument(
         "--look",
         type=int,
@@ -48,6 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pipeline.review.app import AppServer, is_loopback, open_listener
     from pipeline.review.connection import connected_fiftyone
     from pipeline.review.ingest import Syncing, ingest
+    from pipeline.review.views import opening_view
     from pipeline.store.run import Run
 
     opened = Run.open(arguments.run)
@@ -63,9 +73,9 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if arguments.look < 0:
         raise UserError(f"--look {arguments.look}: must be 0 or more")
-    _end_on_signals()
+    end_on_signals()
     print("Starting FiftyOne and its database …", file=sys.stderr, flush=True)
-    with connected_fiftyone():
+    with connected_fiftyone() as fo:
         if listener is None:
             _print_result(ingest(opened, _Progress(total), arguments.look))
             return 0
@@ -73,10 +83,10 @@ def run(arguments: argparse.Namespace) -> int:
             result = ingest(opened, _Progress(total), arguments.look)
             _print_result(result)
             server.wait_until_ready()
-            print(f"FiftyOne App: {server.url(result.slug)}  (Ctrl-C ends it)")
-            print(
-                f"from another machine: ssh -N -L {server.port}:127.0.0.1:{server.port} USER@THIS-MACHINE", flush=True
-            )
+            view = opening_view(fo.load_dataset(result.dataset), arguments.order)
+            if ORDERS[arguments.order] and not view:
+                print(f"{ORDERS[arguments.order]} has nothing in it: the App opens with all images")
+            print_address(server.url(result.slug, view), server.port)
             _sync_until_closed(server, Syncing(opened))
     return 0
 
@@ -98,19 +108,6 @@ def _sync_until_closed(server: "AppServer", sync: "Syncing") -> None:
         if sync.can_reach_database():
             sync(everything=True)
             _print_changes(sync.changes)
-
-
-def _end_on_signals() -> None:
-    """Have Ctrl-C, `kill` and a closed terminal end the command, also where a script started it in the background."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, _end)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup asks for that
-        signal.signal(signal.SIGHUP, _end)
-
-
-def _end(number: int, frame: FrameType | None) -> NoReturn:
-    """Leave through all `with` blocks, which stop what they started."""
-    raise SystemExit(128 + number)
 
 
 class _Progress:

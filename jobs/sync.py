@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-HELP = "Write people's corrections into the run's folder, from FiftyOne or from an edited COCO file."
+HELP = "Write people's corrections into the run's folder, from FiftyOne or from a file that was edited elsewhere."
 EXAMPLE = """
 groundlabel sync run/
 groundlabel sync run/ --from edited.json
@@ -21,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="file",
         metavar="FILE",
-        help="a COCO file that a person edited, in place of FiftyOne's dataset; images that it does not name stay",
+        help="a COCO, CVAT or Label Studio file that a person edited, in place of FiftyOne's dataset; images that it "
+        "does not name stay",
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.annotate import add_options
+from jobs.serving import end_on_signals, print_address
 from pipeline.config import AnnotateConfig
 
 if TYPE_CHECKING:
@@ -88,13 +89,19 @@ def _serve(trial: "Trial", output: Path) -> None:
     from pipeline.review.keeper import LOOPBACK
     from pipeline.review.side_by_side import trial_dataset
 
+    end_on_signals()
+    print("Starting FiftyOne and its database …", file=sys.stderr, flush=True)
     listener = open_listener(None, LOOPBACK)
-    with connected_fiftyone(), trial_dataset(trial, output) as dataset, AppServer(listener) as server:
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        connected_fiftyone(),
+        trial_dataset(trial, output) as dataset,
+        AppServer(listener) as server,
+    ):
         server.wait_until_ready()
-        print(f"FiftyOne App: {server.url(dataset.slug)}  (Ctrl-C ends it)", flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            while True:
-                server.wait(60)
+        print_address(server.url(dataset.slug), server.port)
+        while True:
+            server.wait(60)
 
 
 def _show_progress(done: int, total: int) -> None:

@@ -80,4 +80,3 @@ def test_the_command_trains_in_two_processes(tmp_path: Path) -> None:
     )
     assert result.steps == 2
     assert (result.model / "model.safetensors").exists()
-

@@ -21,6 +21,7 @@ from pipeline.export.label_studio import pack_brush
 from pipeline.export.labels import open_labels
 from pipeline.export.objects import ExportImage
 from pipeline.export.raster import voc_palette
+from pipeline.reviewed.label_studio_file import unpack_brush
 from tests.export_labels import (
     HW,
     ONTOLOGY,
@@ -316,24 +317,13 @@ def test_createml(labels: Labels, tmp_path: Path) -> None:
     assert all((tmp_path / "out" / "data" / entry["image"]).is_file() for entry in entries)
 
 
-def unpack_brush(packed: list[int]) -> np.ndarray:
-    """Unpack Label Studio's brush as its converter does: bit by bit, literals and runs."""
-    bits = "".join(f"{byte:08b}" for byte in packed)
-    place = 0
-
-    def read(count: int) -> int:
-        nonlocal place
-        place += count
-        return int(bits[place - count : place], 2)
-
-    total, word = read(32), read(5) + 1
-    sizes = [read(4) + 1 for _ in range(4)]
-    values: list[int] = []
-    while len(values) < total:
-        is_run, size = read(1), sizes[read(2)]
-        length = read(size) + 1
-        values += [read(word)] * length if is_run else [read(word) for _ in range(length)]
-    return np.array(values, dtype=np.uint8).reshape(-1, 4)[:, 3]
+def test_a_brush_may_hold_single_values() -> None:
+    bits = f"{8:032b}{7:05b}" + "".join(f"{size - 1:04b}" for size in (3, 4, 8, 16))
+    bits += f"000{3:03b}" + "".join(f"{value:08b}" for value in (9, 8, 7, 255)) + f"101{3:04b}{129:08b}"
+    packed = [int(bits[start : start + 8].ljust(8, "0"), 2) for start in range(0, len(bits), 8)]
+    assert unpack_brush(packed).tolist() == [9, 8, 7, 255, 129, 129, 129, 129]
+    with pytest.raises(ValueError, match="invalid literal"):
+        unpack_brush(packed[:8])
 
 
 def test_label_studio(labels: Labels, tmp_path: Path) -> None:
@@ -351,11 +341,11 @@ def test_label_studio(labels: Labels, tmp_path: Path) -> None:
     assert prediction["score"] == 0.875
     for result, mask in zip(prediction["result"], (ring(), two_parts()), strict=True):
         assert (result["original_height"], result["original_width"]) == HW
-        assert np.array_equal(unpack_brush(result["value"]["rle"]).reshape(HW), mask * 255)
+        assert np.array_equal(unpack_brush(result["value"]["rle"]).reshape(*HW, 4)[..., 3], mask * 255)
     assert not {"annotations", "predictions"} & set(by_path["leer.jpg"])
     long = np.zeros((300, 200), bool)
     long[150:] = True
-    assert np.array_equal(unpack_brush(pack_brush(long)).reshape(300, 200) == 255, long)
+    assert np.array_equal(unpack_brush(pack_brush(long)).reshape(300, 200, 4)[..., 3] == 255, long)
 
 
 def test_mask_png(labels: Labels, tmp_path: Path) -> None:

@@ -190,6 +190,8 @@ def test_similar_objects_come_first_and_are_looked_at_once(review: Reviewed, mon
     done = review.execute("find_similar", selected_labels=select(first, 0))
     (shown,) = [one for one in done.executor._requests if one.operator_uri.endswith("set_view")]
     assert first[PREDICTIONS].detections[0].id in str(shown.params)
+    steps = [one.operator_uri.rsplit("/")[-1] for one in done.executor._requests]
+    assert steps.index("close_sample") < steps.index("set_view"), "the App fails where an open image is not in its view"
     assert review.said("find_similar", selected=[first.id]).endswith("click it in an open image, or one patch")
 
 
@@ -231,12 +233,13 @@ def test_thresholds_are_shown_and_only_written_where_a_file_is_named(review: Rev
     text = reviewed.execute("fit_thresholds", params={"precision": 0.9}).result["output"]
     assert "rest on 61 accepted images; nothing was written" in text
     (line,) = [line for line in text.splitlines() if line.startswith("| round thing |")]
-    _, judged, right, missed, now, threshold, interval, *_ = [cell.strip() for cell in line.split("|")[1:-1]]
+    _, judged, right, missed, now, fitted, *_ = [cell.strip() for cell in line.split("|")[1:-1]]
     assert (judged, right, missed, now) == ("122", "92", "2", "0.350")
+    threshold, interval = fitted.rstrip(")").split(" (")
     low, high = map(float, interval.split(" to "))
     assert 0.4 <= low <= float(threshold) <= high
     assert float(threshold) == pytest.approx(0.62, abs=0.001)
-    assert "too few reviews; left as it is" in text
+    assert "- square: too few reviews; left as it is" in text
     assert "- square: 35 more reviewed labels are needed" in text
     assert (ontology.read_text(), (run / "calibration").exists()) == (before, False)
 

@@ -23,8 +23,9 @@ from models.mask_crops import crop_mask
 from models.masks import decode_mask, encode_mask, mask_boxes_xywh
 from pipeline.errors import UserError
 from pipeline.records import AnnotatedImage, FailedImage, Record
-from pipeline.review import app, documents, ingest, schema
+from pipeline.review import app, documents, ingest, schema, views
 from pipeline.review.connection import connected_fiftyone
+from pipeline.review.orders import ORDERS
 from pipeline.review.schema import dataset_name
 from pipeline.review.side_by_side import field_names, trial_dataset
 from pipeline.reviewed.changes import ACCEPTED_TAG
@@ -111,6 +112,10 @@ def test_everything_odd_arrives_as_it_was(fiftyone: Any, tmp_path: Path) -> None
     without_mask = samples["wide.png"][schema.PREDICTIONS].detections[2]
     assert without_mask.mask is None
     np.testing.assert_allclose(without_mask.bounding_box, [5.5 / 160, 6 / 90, 14.5 / 160, 24 / 90], atol=1e-5)
+    opens = {order: views.opening_view(dataset, order) for order in ORDERS}
+    assert (opens["gain"], opens["doubt"], opens["path"]) == ("review-order", "doubtful-objects", "")
+    assert opens["proposals"] == "", "an empty queue shows nothing"
+    assert {name for name in ORDERS.values() if name} <= views.DESCRIPTIONS.keys()
 
 
 @needs_mongod
@@ -476,7 +481,7 @@ def test_a_wide_address_is_warned_about_before_anything_starts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.review.connection.connected_fiftyone", lambda: (_ for _ in ()).throw(UserError("x")))
-    monkeypatch.setattr(jobs.review, "_end_on_signals", lambda: None)
+    monkeypatch.setattr(jobs.review, "end_on_signals", lambda: None)
     parser = argparse.ArgumentParser()
     jobs.review.add_arguments(parser)
     run = write_run(tmp_path, [one_disc("a.png")])

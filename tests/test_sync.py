@@ -4,9 +4,10 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from pipeline.records import AnnotatedImage
 from pipeline.review import documents, ingest, schema
 from pipeline.review.connection import connected_fiftyone
 from pipeline.review.mongod import database_home
+from pipeline.review.written import Written, note_line
 from pipeline.reviewed.changes import ACCEPTED_TAG, REJECTED_TAG, ReviewedImage
 from pipeline.reviewed.layer import ReviewedLayer, read_changes
 from pipeline.store.run import Run
@@ -157,6 +159,11 @@ def test_edits_outlive_mongod_new_thresholds_and_the_machine(
         dataset = fo.load_dataset(first.dataset)
         assert "gone.png" not in dataset.values("path")
         assert dataset.match({"path": "untouched.png"}).count("predictions.detections") == 2
+        # No sync had seen the deletion before its row was replaced, and the new row has the object again.
+        (gone,) = state_of(run, "deleted.png").removed
+        assert (gone.class_name, gone.box_xyxy, gone.mask) == ("round thing", (10, 10, 31, 31), None)
+        assert gone.score == pytest.approx(0.9)
+        assert dataset.match({"path": "deleted.png"}).count("proposals.detections") == 0
         before = labels_shown(dataset)
         again = ingest.ingest(Run.open(run))
         assert (again.added, again.updated, again.kept, dict(again.changes)) == (0, 0, 0, {})
@@ -316,10 +323,131 @@ def test_a_file_that_a_person_edited_is_compared_object_by_object(tmp_path: Path
     assert len(read_changes(run)) == count
 
 
-def test_an_export_that_nobody_edited_changes_nothing(tmp_path: Path) -> None:
+def submitted(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return Label Studio's tasks as they are after a person looked at each prediction and submitted it."""
+    for task in tasks:
+        regions = [region for one in task.pop("predictions", ()) for region in one["result"]]
+        task["annotations"] = [
+            {"was_cancelled": False, "updated_at": "2026-01-02", "result": regions},
+            {"was_cancelled": False, "updated_at": "2026-01-01", "result": []},
+            {"was_cancelled": True, "updated_at": "2026-01-03", "result": []},
+        ]
+    return tasks
+
+
+@pytest.mark.parametrize("name", ["coco", "cvat", "label-studio"])
+def test_an_export_that_nobody_edited_changes_nothing(tmp_path: Path, name: str) -> None:
+    from pipeline.export import export_run
+
     run = write_run(tmp_path, odd_records())
-    file = write_coco(tmp_path / "same.json", coco_of(run, tmp_path))
+    export_run(run, tmp_path / "out", name)
+    assert jobs.cli.main(["sync", str(run), "--from", str(tmp_path / "out")]) == 0
+    if name == "label-studio":
+        tasks = tmp_path / "out" / "tasks.json"
+        tasks.write_text(json.dumps(submitted(json.loads(tasks.read_text()))))
+        assert jobs.cli.main(["sync", str(run), "--from", str(tasks)]) == 0
+    assert read_changes(run) == []
+
+
+def edit_in_cvat(out: Path) -> Path:
+    """Relabel, delete, draw a polygon, a turned box and a plain one, as CVAT writes them."""
+    file = out / "annotations.xml"
+    document = ElementTree.parse(file)
+    a, b = (document.find(f"image[@name='{name}']") for name in ("sub/a.png", "b.png"))
+    assert a is not None
+    assert b is not None
+    a[0].set("label", "square")
+    a.remove(a[1])
+    for tag, values in (
+        ("polygon", {"label": "beetle", "points": "60,2;76,2;76,10;60,10"}),
+        ("box", {"label": "beetle", "xtl": "1.5", "ytl": "1", "xbr": "6.5", "ybr": "7"}),
+        ("box", {"label": "square", "xtl": "30", "ytl": "40", "xbr": "50", "ybr": "50", "rotation": "90"}),
+        ("polyline", {"label": "square", "points": "0,0;5,5"}),
+    ):
+        ElementTree.SubElement(b, tag, values)
+    document.write(file)
+    return file
+
+
+def edit_in_label_studio(out: Path) -> Path:
+    """Do the same in Label Studio, which keeps neither our id of a region nor the image's path."""
+    file = out / "tasks.json"
+    tasks = {task["data"]["path"]: task for task in submitted(json.loads(file.read_text()))}
+    a, b = (tasks[name]["annotations"][0]["result"] for name in ("sub/a.png", "b.png"))
+    a[0]["value"]["brushlabels"] = ["square"]
+    del a[1]
+    for row, region in enumerate((*a, *b)):
+        region["id"] = f"region{row}"
+    size = {"original_width": HW[1], "original_height": HW[0]}
+    corners = [[75, 100 / 30], [95, 100 / 30], [95, 100 / 6], [75, 100 / 6]]
+    plain = {"x": 1.875, "y": 100 / 60, "width": 6.25, "height": 10, "rotation": 0, "rectanglelabels": ["beetle"]}
+    turned = {"x": 56.25, "y": 100 * 35 / 60, "width": 25, "height": 100 / 6, "rotation": 90}
+    b += [
+        {"id": "p", "type": "polygonlabels", "value": {"points": corners, "polygonlabels": ["beetle"]}, **size},
+        {"id": "r", "type": "rectanglelabels", "value": plain, **size},
+        {"id": "t", "type": "rectanglelabels", "value": turned | {"rectanglelabels": ["square"]}, **size},
+        {"id": "c", "type": "choices", "value": {"choices": ["good"]}},
+    ]
+    tasks["sub/a.png"]["data"] = {"image": "/data/upload/3/0a1b2c3d-a.png"}
+    tasks["b.png"]["data"] = {"image": "/data/local-files/?d=images%2Fb.png"}
+    tasks["c.png"].pop("annotations")
+    file.write_text("\ufeff" + json.dumps([*tasks.values()]), encoding="utf-8")
+    return file
+
+
+@pytest.mark.parametrize(("name", "edit"), [("cvat", edit_in_cvat), ("label-studio", edit_in_label_studio)])
+def test_corrections_come_back_from_cvat_and_label_studio(
+    tmp_path: Path, name: str, edit: Callable[[Path], Path]
+) -> None:
+    from pipeline.export import export_run
+
+    run = write_run(tmp_path, [a_photo("sub/a.png"), a_photo("b.png"), a_photo("c.png")])
+    export_run(run, tmp_path / "out", name)
+    file = edit(tmp_path / "out")
     assert jobs.cli.main(["sync", str(run), "--from", str(file)]) == 0
+    assert sorted(kinds(run)) == ["added", "added", "added", "deleted", "relabelled"]
+    found = exported(run)
+    assert sorted(found) == ["b.png", "sub/a.png"]
+    assert [item.class_name for item in found["sub/a.png"]] == ["square", "round thing"]
+    assert found["sub/a.png"][0].provenance == "model+human"
+    polygon, plain, turned = found["b.png"][3:]
+    assert (polygon.class_name, polygon.provenance, polygon.box_xyxy) == ("beetle", "human", (60, 2, 76, 10))
+    assert (plain.class_name, plain.mask) == ("beetle", None)
+    np.testing.assert_allclose(plain.box_xyxy, (1.5, 1, 6.5, 7), atol=1e-6)
+    np.testing.assert_allclose(turned.box_xyxy, (35, 35, 45, 55), atol=1)
+    count = len(read_changes(run))
+    assert jobs.cli.main(["sync", str(run), "--from", str(file)]) == 0
+    assert len(read_changes(run)) == count
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<annotations><track id='0'/></annotations>", "CVAT for images 1.1"),
+        ("<annotations><image name='a.png' width='80' height='wide'/></annotations>", "height='wide'"),
+        ("<annotations><image name='a.png' width='80' height='60'><cuboid/></image></annotations>", "<cuboid>"),
+        (
+            "<annotations><image name='a.png' width='80' height='60'>"
+            "<mask rle='3, 2' left='0' top='0' width='3' height='3'/></image></annotations>",
+            "5 in its rle",
+        ),
+        ("<annotations>", "cannot be read"),
+        ("[1, 2]", "Label Studio"),
+        (
+            '[{"data": {"image": "a.png"}, "annotations": [{"result": [{"type": "brushlabels", "value": '
+            '{"brushlabels": ["x"], "rle": [1]}, "id": "1", "original_width": 80, "original_height": 60}]}]}]',
+            "a.png",
+        ),
+    ],
+)
+def test_a_file_that_is_damaged_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    run = write_run(tmp_path, [a_photo("a.png")])
+    file = tmp_path / "edited"
+    file.write_text(text)
+    assert jobs.cli.main(["sync", str(run), "--from", str(file)]) == 2
+    assert message in capsys.readouterr().err
     assert read_changes(run) == []
 
 
@@ -361,6 +489,27 @@ def test_a_stored_document_is_what_fiftyone_makes_of_a_detection() -> None:
     assert made.keys() == document.keys()
     assert {key for key in made if key not in ("_id", "mask") and made[key] != document[key]} == set()
     np.testing.assert_array_equal(documents.unpack_mask(made["mask"]), documents.unpack_mask(document["mask"]))
+
+
+def test_the_note_of_what_was_written_knows_where_each_label_was() -> None:
+    box = [0.125, 0.25, 0.5, 0.125]
+    label = {"_id": 7, "object_id": "an\tid [1]", "label": 'a "b"\tc', "bounding_box": box, "confidence": 0.5}
+    drawn = {"_id": 8, "label": "beetle", "bounding_box": box}
+    line = {"_id": 9, "label": "way", "points": [[(0, 0), (1, 1)]]}
+    lines = [note_line(document) for document in (label, drawn, line)]
+    earlier = f"{documents.signature(drawn)} of an earlier note"
+    stored = {"row": "r", "state": "s", "tags": ["t"], schema.PREDICTIONS: [*lines, earlier]}
+    note = Written.from_document(stored)
+    assert note is not None
+    keys = ("an\tid [1]", "8", "9", "of an earlier note")
+    assert tuple(note.labels[schema.PREDICTIONS]) == keys
+    assert note.labels[schema.PREDICTIONS]["8"] == documents.signature(drawn)
+    places = note.places[schema.PREDICTIONS]
+    assert places.keys() == {"an\tid [1]", "8"}
+    known = places[keys[0]].to_object(keys[0], (80, 160))
+    assert (known.class_name, known.box_xyxy, known.score) == ('a "b"\tc', (20, 20, 100, 30), 0.5)
+    assert (known.origin, places["8"].to_object("8", HW).origin) == ("model", "human")
+    assert Written.from_document(note.to_document()) == note
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 200), (61, 20, 4)])

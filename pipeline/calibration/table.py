@@ -4,6 +4,7 @@ from pipeline.calibration.calibrate import ClassCalibration
 from pipeline.calibration.thresholds import Finding
 
 HEAD = ("class", "judged", "right", "missed", "now", "threshold", "(interval)", "precision", "recall", "")
+UNKNOWN = "–"
 
 
 def class_cells(one: ClassCalibration) -> tuple[str, ...]:
@@ -16,12 +17,12 @@ def class_cells(one: ClassCalibration) -> tuple[str, ...]:
         Finding.TOO_FEW: "too few reviews; left as it is",
     }
     counts = (one.name, str(len(one.boxes)), str(int(one.boxes.right.sum())), str(one.boxes.missed), f"{one.now:.3f}")
-    share, interval = found.precision, "–"
+    share, interval = found.precision, UNKNOWN
     if found.low is not None and found.high is not None:
         interval = f"{found.low:.3f} to {found.high:.3f}"
-    precision = "–" if share.value != share.value else f"{share.value:.3f} ({share.low:.3f} to {share.high:.3f})"
-    recall = "–" if found.recall != found.recall else f"{found.recall:.3f}"
-    threshold = "–" if one.proposed is None else f"{one.proposed:.3f}"
+    precision = UNKNOWN if share.value != share.value else f"{share.value:.3f} ({share.low:.3f} to {share.high:.3f})"
+    recall = UNKNOWN if found.recall != found.recall else f"{found.recall:.3f}"
+    threshold = UNKNOWN if one.proposed is None else f"{one.proposed:.3f}"
     return (*counts, threshold, interval, precision, recall, words[found.finding])
 
 

@@ -23,7 +23,8 @@ _CHANNELS = 4
 class LabelStudioWriter(Writer):
     """Writes tasks.json, label_config.xml and images/.
 
-    What a person drew or accepted becomes an annotation, what a model alone made a prediction with its score. Boxes are
+    The objects of an image in which a person drew or corrected one become an annotation, those of a model alone a
+    prediction with its score: so an annotation always holds all of an image, and can be read back. Boxes are
     percentages of the image. The images' address is that of Label Studio's local storage: serve this folder as its
     document root (LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT). Crowds are left out.
 
@@ -57,17 +58,16 @@ class LabelStudioWriter(Writer):
                 "path": image.path,
             }
         }
-        by_model = [found for found in image.objects if found.provenance == "model"]
-        by_person = [found for found in image.objects if found.provenance != "model"]
-        if by_person:
-            task["annotations"] = [{"result": [_result(found, image.image_hw) for found in by_person]}]
-        if by_model:
-            scores = [found.score for found in by_model if found.score is not None]
+        results = [_result(found, image.image_hw) for found in image.objects]
+        if any(found.provenance != "model" for found in image.objects):
+            task["annotations"] = [{"result": results}]
+        elif results:
+            scores = [found.score for found in image.objects if found.score is not None]
             task["predictions"] = [
                 {
                     "model_version": self.context.labels.fingerprint[:16],
                     "score": float(np.mean(scores)) if scores else 0.0,
-                    "result": [_result(found, image.image_hw) for found in by_model],
+                    "result": results,
                 }
             ]
         self._list.add(task)

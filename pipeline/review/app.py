@@ -103,9 +103,9 @@ class AppServer:
             self._child.wait()
         self._output.close()
 
-    def url(self, slug: str) -> str:
-        """Return the address of a dataset, by its slug, in the App."""
-        return f"{self._base()}/datasets/{slug}"
+    def url(self, slug: str, view: str = "") -> str:
+        """Return the address of a dataset, or of one of its saved views, by their slugs, in the App."""
+        return f"{self._base()}/datasets/{slug}" + (f"?view={view}" if view else "")
 
     def _base(self) -> str:
         host = {"0.0.0.0": keeper.LOOPBACK, "::": "::1"}.get(self._address, self._address)

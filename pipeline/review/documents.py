@@ -28,7 +28,8 @@ from pipeline.reviewed.changes import BoxXyxy, ReviewedObject, encode_attributes
 
 NUDGE = 1e-4
 """Added to boxes in pixels, so that a reader that multiplies by the side and truncates lands on the right pixel."""
-_UNNAMED = "unlabelled"
+UNNAMED = "unlabelled"
+"""Class of a label that a person gave none."""
 _ZLIB_LEVEL = 1
 _OURS = frozenset(
     (
@@ -192,7 +193,7 @@ def document_to_object(
         None where it has no area: a line, or a box without sides.
     """
     tags, attributes = tuple(sorted(document.get("tags") or ())), encode_attributes(_attributes(document))
-    label = str(document.get("label") or _UNNAMED)
+    label = str(document.get("label") or UNNAMED)
     if known is not None and shape_is_known:
         return replace(known, class_name=label, tags=tags, attributes=attributes)
     shape = _polyline_shape(document, image_hw) if "points" in document else _detection_shape(document, image_hw)

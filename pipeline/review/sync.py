@@ -17,7 +17,7 @@ from pipeline.images import upright_size
 from pipeline.review.documents import document_to_object
 from pipeline.review.present import PresentImages
 from pipeline.review.schema import LABEL_FIELDS, POLYGONS, PREDICTIONS, PROPOSALS
-from pipeline.review.written import Written, labels_of, own_tags, sign_labels
+from pipeline.review.written import Written, labels_of, own_tags, place_labels, sign_labels
 from pipeline.reviewed.base import BaseLabels, read_base
 from pipeline.reviewed.changes import (
     ACCEPTED_TAG,
@@ -121,6 +121,7 @@ def _sync_chunk(run: Run, collection: Any, layer: ReviewedLayer, edited: Sequenc
             state=after.digest() if after and was_equal else sample.written.state,
             tags=own_tags(sample.sample.get("tags")),
             labels=sample.signs,
+            places={name: place_labels(found) for name, found in sample.labels.items()},
         )
         marks.append(UpdateOne({"_id": sample.sample["_id"]}, {"$set": {"written": seen.to_document()}}))
     layer.add(changes)
@@ -201,11 +202,18 @@ def _object_changes(
         now = edited.signs[name]
         for key in before:
             if key not in now and key not in removed and not _moved_elsewhere(edited, name, key):
-                changes.append(Change(image, Kind.DELETED, key, before=objects.get(key)))
+                changes.append(_deleted(edited, image, name, key, objects.get(key)))
         for key, sign in now.items():
             if sign != before.get(key):
                 changes += _one_object(edited, image, name, key, objects.get(key))
     return changes
+
+
+def _deleted(edited: _Edited, image: ImageRef, name: str, key: str, known: ReviewedObject | None) -> Change:
+    """Return the deletion of a label; where its row is gone by now, the note knows its class and place."""
+    place = edited.written.places.get(name, {}).get(key)
+    before = place.to_object(key, image.image_hw) if known is None and place is not None else known
+    return Change(image, Kind.DELETED, key, before=before)
 
 
 def _moved_elsewhere(edited: _Edited, name: str, key: str) -> bool:
@@ -243,7 +251,7 @@ def _proposal_changes(
     documents = edited.labels[PROPOSALS]
     for key in edited.written.labels.get(PROPOSALS, {}):
         if key not in documents and key not in decided:
-            changes.append(Change(image, Kind.DELETED, key, before=proposed.get(key)))
+            changes.append(_deleted(edited, image, PROPOSALS, key, proposed.get(key)))
     for key, document in documents.items():
         tags = document.get("tags") or ()
         if key in decided or not {ACCEPTED_TAG, REJECTED_TAG}.intersection(tags):

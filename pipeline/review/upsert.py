@@ -18,10 +18,10 @@ from pipeline.queues import QueueColumns
 from pipeline.records import FailedImage, Record
 from pipeline.review import schema
 from pipeline.review.asked import asked_proposals, still_open
-from pipeline.review.documents import document_key, object_to_document, signature
+from pipeline.review.documents import keyed, object_to_document
 from pipeline.review.mongod import cache_folder
 from pipeline.review.schema import POLYGONS, PREDICTIONS, PROPOSALS
-from pipeline.review.written import Written, labels_of, own_tags
+from pipeline.review.written import Written, labels_of, own_tags, place_labels, sign_labels
 from pipeline.reviewed.changes import ReviewedImage, ReviewedObject
 from pipeline.reviewed.convert import record_to_objects, row_digest
 from pipeline.reviewed.proposals import find_proposals
@@ -215,10 +215,12 @@ class Upsert:
         removed = row.state.removed if row.state is not None else ()
         asked = still_open(sample.asked, record, row.image_hw, (*row.objects, *row.proposals), removed)
         proposals = [*self._labels(row, row.proposals, {}), *asked]
-        signs = {PREDICTIONS: _signs(predictions), PROPOSALS: _signs(proposals)}
+        labels = {PREDICTIONS: keyed(predictions), PROPOSALS: keyed(proposals)}
+        signs = {name: sign_labels(found) for name, found in labels.items()}
+        places = {name: place_labels(found) for name, found in labels.items()}
         if sample.written is not None:
             signs[POLYGONS] = dict(sample.written.labels.get(POLYGONS, {}))
-        written = Written(row.row, row.state_digest, own_tags(tags), signs)
+        written = Written(row.row, row.state_digest, own_tags(tags), signs, places)
         gone = [schema.GONE_TAG] if schema.GONE_TAG in sample.tags else []
         document = {
             "image_id": record.image_id,
@@ -252,10 +254,6 @@ class Upsert:
             )
             for found in objects
         ]
-
-
-def _signs(documents: Sequence[dict[str, Any]]) -> dict[str, str]:
-    return {document_key(document): signature(document) for document in documents}
 
 
 def _is_deleted(row: _Row) -> bool:

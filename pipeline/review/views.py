@@ -5,12 +5,13 @@ from typing import Any
 
 from pipeline.queues import ImageScore
 from pipeline.review.documents import document_key
+from pipeline.review.orders import ORDERS
 from pipeline.review.schema import FAILED_TAG, PREDICTIONS, PROPOSALS
 from pipeline.reviewed.changes import ACCEPTED_TAG
 
 _CHUNK = 500
 _DIGITS = 4
-MISSED_VIEW = "Likely missed"
+MISSED_VIEW = ORDERS["missed"]
 DESCRIPTIONS = {
     "Review order": "Start here: the images with the most wrong labels to be expected for the time that they take, "
     "without those that are accepted.",
@@ -98,3 +99,21 @@ def save_views(dataset: Any) -> None:
     for name, make in views.items():
         if name not in saved:
             dataset.save_view(name, make(), description=DESCRIPTIONS[name])
+
+
+def opening_view(dataset: Any, order: str) -> str:
+    """Return how the App's address calls the saved view of an order.
+
+    Args:
+        dataset: A FiftyOne dataset that was ingested.
+        order: One of `ORDERS`.
+
+    Returns:
+        Empty for all images: where that is asked for, or where the view has nothing in it.
+    """
+    import fiftyone.core.utils as fou
+
+    name = ORDERS[order]
+    if not name or not dataset.has_saved_view(name) or not len(dataset.load_saved_view(name)):
+        return ""
+    return str(fou.to_slug(name))

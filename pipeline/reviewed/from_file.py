@@ -15,11 +15,11 @@ from models.boxes import pairwise_iou
 from models.class_spec import normalise_prompt
 from models.masks import mask_areas, mask_iou
 from pipeline.errors import UserError
-from pipeline.export.coco_labels import CocoLabels
 from pipeline.export.objects import ExportImage, ExportObject
 from pipeline.reviewed.base import BaseLabels, read_base
 from pipeline.reviewed.changes import Change, Kind, ReviewedImage, ReviewedObject, replay, take_labels
 from pipeline.reviewed.diff import object_changes
+from pipeline.reviewed.edited_file import read_edited
 from pipeline.reviewed.layer import ReviewedLayer
 from pipeline.reviewed.proposals import SAME_IOU, boxes_of
 from pipeline.store.run import Run
@@ -46,21 +46,21 @@ class FileEdits:
 
 
 def sync_file(run: Run, file: str | Path, layer: ReviewedLayer) -> FileEdits:
-    """Write what a COCO file says otherwise than the labels into the reviewed layer.
+    """Write what an annotation file says otherwise than the labels into the reviewed layer.
 
     Args:
         run: The run, opened.
-        file: A COCO file, or the folder of a COCO export, that a person edited in any tool.
+        file: COCO, CVAT's XML or Label Studio's JSON, or a folder with one of them, that a person edited in any tool.
         layer: Of the run; grows.
 
     Raises:
-        UserError: The file is not COCO, none of its images are in the run, or the layer cannot be written.
+        UserError: The file is none of these, none of its images are in the run, or the layer cannot be written.
     """
     known = image_ids_by_name(run)
     edited = images = 0
     unknown: list[str] = []
     chunk: list[tuple[str, ExportImage]] = []
-    for image in CocoLabels.open(file).records():
+    for image in read_edited(file):
         image_id = find_image_id(image, known)
         if image_id is None:
             unknown.append(image.path)
@@ -71,10 +71,10 @@ def sync_file(run: Run, file: str | Path, layer: ReviewedLayer) -> FileEdits:
             edited += _sync_chunk(run, chunk, layer)
             chunk = []
     edited += _sync_chunk(run, chunk, layer)
-    if not images:
+    if unknown and not images:
         raise UserError(
             f"{file}: none of its {len(unknown)} images is in {run.folder} ({', '.join(unknown[:3])} …); "
-            "file_name must be the path below the run's image folder"
+            "an image's name must be its path below the run's image folder"
         )
     return FileEdits(images, edited, tuple(unknown))
 
@@ -116,13 +116,13 @@ def image_changes(base: BaseLabels, state: ReviewedImage | None, image: ExportIm
     Args:
         base: The run's own labels of it.
         state: Its reviewed state; None where nobody touched it.
-        image: What the file says.
+        image: What the file says; its size may be (0, 0), where the file does not tell.
 
     Raises:
         UserError: The file's image has another size.
     """
     ref = base.image if all(base.image.image_hw) else replace(base.image, image_hw=image.image_hw)
-    if ref.image_hw != image.image_hw:
+    if all(image.image_hw) and ref.image_hw != image.image_hw:
         raise UserError(
             f"{image.path}: the file says {image.image_hw[1]} × {image.image_hw[0]} pixels, the run "
             f"{ref.image_hw[1]} × {ref.image_hw[0]}; export the labels anew and edit that file"

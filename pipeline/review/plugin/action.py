@@ -23,7 +23,7 @@ class Outcome:
         message: One sentence for the person.
         changed: Labels or tags are others now, and the App has to show them anew.
         output: A longer text in Markdown, shown in the form's place; empty for none.
-        view: A FiftyOne view that the App shall show; None leaves it at the one that it shows.
+        view: A FiftyOne view, or the name of a saved one, that the App shall show; None leaves it at what it shows.
     """
 
     message: str
@@ -122,7 +122,9 @@ def _steps(action: Action, ctx: Any) -> Iterator[Any]:
         if ctx.delegated:
             raise
         yield ctx.ops.notify(str(error), variant="error")
-        if not action.is_long:
+        if action.is_long:
+            yield ctx.ops.set_progress(progress=1.0, label=str(error))
+        else:
             yield {"message": str(error), "output": str(error)}
 
 
@@ -135,10 +137,13 @@ def _shown(action: Action, ctx: Any) -> Iterator[Any]:
                 yield ctx.ops.set_progress(progress=step.share, label=step.text)
             continue
         if not ctx.delegated:
+            if action.is_long:  # its window stays until the person closes it
+                yield ctx.ops.set_progress(progress=1.0, label=step.message)
             yield ctx.ops.notify(step.message, variant="success" if step.changed else "info")
             if step.changed:
                 yield ctx.ops.reload_dataset() if action.is_long else ctx.ops.reload_samples()
             if step.view is not None:
-                yield ctx.ops.set_view(step.view)
+                yield ctx.ops.close_sample()  # the App fails where an open image is not in its new view
+                yield ctx.ops.set_view(**{"name" if isinstance(step.view, str) else "view": step.view})
         if not action.is_long:
             yield {"message": step.message, "output": step.output}

@@ -162,7 +162,7 @@ def missed_objects(ctx: Any) -> Steps:
     with only_writer(ctx.dataset.name):
         found = write_missed(ctx.dataset, run)
     shows = found and not ctx.delegated and ctx.dataset.has_saved_view(MISSED_VIEW)
-    queue = ctx.dataset.load_saved_view(MISSED_VIEW) if shows else None
+    queue = MISSED_VIEW if shows else None
     yield Outcome(f"{plural(found, 'image')} of the run with boxes just under the threshold.", found > 0, view=queue)
 
 

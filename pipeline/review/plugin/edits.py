@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline.review.documents import document_key, signature
+from pipeline.review.documents import signature
 from pipeline.review.ingest import only_writer
 from pipeline.review.schema import POLYGONS
+from pipeline.review.written import note_line
 
 _JOURNAL = "groundlabel.undo"
 _STEPS_KEPT = 50
@@ -222,16 +223,11 @@ def _operations(edit: Edit) -> list[Any]:
         change = {"$set": {f"{path}.$[label]": edit.after, **now}}
         operations.append(UpdateOne(this, change, array_filters=[{"label._id": edit.after["_id"]}]))
     if edit.noted:
-        pulls |= {note: _line(edit.before)} if edit.before is not None else {}
-        pushes |= {note: _line(edit.after)} if edit.after is not None else {}
+        pulls |= {note: note_line(edit.before)} if edit.before is not None else {}
+        pushes |= {note: note_line(edit.after)} if edit.after is not None else {}
     operations += [UpdateOne(this, {"$pull": pulls, "$set": now})] if pulls else []
     operations += [UpdateOne(this, {"$push": pushes, "$set": now})] if pushes else []
     return operations
-
-
-def _line(document: Document) -> str:
-    """Return a label's line in the note of what was written (`pipeline.review.written`)."""
-    return f"{signature(document)} {document_key(document)}"
 
 
 def _mirror(view: Any, edits: Sequence[Edit]) -> None:

@@ -1,10 +1,11 @@
 """Thresholds for an asked precision, from the review so far, as a text for the App."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.calibration.calibrate import Calibration, calibrate
 from pipeline.calibration.outputs import write_calibration, write_thresholds
-from pipeline.calibration.table import HEAD, advice, class_cells
+from pipeline.calibration.table import HEAD, UNKNOWN, advice, class_cells
 from pipeline.review.ingest import Syncing
 from pipeline.store.run import Run
 
@@ -39,17 +40,30 @@ def fit_thresholds(run: Run, precision: float, file: str) -> tuple[str, str]:
 
 
 def _table(found: Calibration) -> str:
+    """Return the table that the command prints, narrow enough for a window of the App: remarks stand below it."""
+    rows = [class_cells(one) for one in found.classes]
     lines = [
         f"{found.images} of {found.all_images} images are accepted; asked is a precision of {found.precision:g}.",
         "",
-        _line(HEAD),
-        _line(["---"] * len(HEAD)),
-        *(_line(class_cells(one)) for one in found.classes),
+        _line(_narrow(HEAD)),
+        _line(["---"] * len(_narrow(HEAD))),
+        *(_line(_narrow(cells)) for cells in rows),
         "",
     ]
-    more = filter(None, (advice(one, found.width) for one in found.classes))
-    return "\n".join([*lines, *(f"- {line}" for line in (*found.notes, *more))])
+    remarks = list(found.notes)
+    for one, cells in zip(found.classes, rows, strict=True):
+        remark, more = cells[-1], advice(one, found.width)
+        remarks += [f"{one.name}: {remark}"] if remark else []
+        remarks += [more] if more else []
+    return "\n".join([*lines, *(f"- {line}" for line in remarks)])
 
 
-def _line(cells: tuple[str, ...] | list[str]) -> str:
+def _narrow(cells: Sequence[str]) -> list[str]:
+    """Return a row with a threshold's interval beside it and without the remark at its end."""
+    *counts, threshold, interval, precision, recall, _ = cells
+    shown = f"{threshold} ({interval.strip('()')})" if interval != UNKNOWN else threshold
+    return [*counts, shown, precision, recall]
+
+
+def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
