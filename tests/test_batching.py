@@ -69,7 +69,7 @@ class Recorder:
         self.batches: list[tuple[int, ...]] = []
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[Detections]:
-        hook = self._detector.model.model.backbone.register_forward_pre_hook(self._note, with_kwargs=False)
+        hook = self._detector.model.model.backbone.conv_encoder.register_forward_pre_hook(self._note, with_kwargs=False)
         try:
             return self._detector(images)
         finally:

@@ -310,14 +310,15 @@ def test_models_are_loaded_with_the_options(monkeypatch: pytest.MonkeyPatch) -> 
     calls = []
     monkeypatch.setattr("pipeline.build.load_detector", lambda *args, **options: calls.append((args, options)))
     monkeypatch.setattr("pipeline.build.load_segmenter", lambda *args, **options: calls.append((args, options)))
-    build_annotator(AnnotateConfig(box_threshold=0.4, size=320, device="cpu"), ONTOLOGY).close()
+    options = AnnotateConfig(box_threshold=0.4, size=320, device="cpu", precision="bf16", compile=True)
+    build_annotator(options, ONTOLOGY).close()
     assert calls == [
         (
             ("tiny", ONTOLOGY),
             {"box_threshold": 0.4, "text_threshold": 0.25, "size": 320}
-            | {"prompts_per_pass": None, "prefilter": None, "device": "cpu"},
+            | {"prompts_per_pass": None, "prefilter": None, "device": "cpu", "precision": "bf16", "compile": True},
         ),
-        (("tiny-sam",), {"device": "cpu", "multimask": False}),
+        (("tiny-sam",), {"device": "cpu", "multimask": False, "precision": "bf16"}),
     ]
 
 
