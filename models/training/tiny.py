@@ -147,7 +147,7 @@ def deepen_decoder(model: MMGroundingDinoForObjectDetection, layers: int) -> MMG
     config = copy.deepcopy(model.config)
     config.decoder_layers = layers
     deeper = MMGroundingDinoForObjectDetection(config)
-    known = model.state_dict()
+    known: dict[str, Tensor] = model.state_dict()
 
     per_layer = re.compile(r"((?:decoder\.layers|bbox_embed|class_embed)\.)(\d+)")
 
