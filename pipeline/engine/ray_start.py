@@ -23,7 +23,7 @@ _NODE_SECONDS = 120.0
 _NODE_POLL_SECONDS = 0.1
 _get_node: Any = ray._private.services.get_node
 _OBJECT_STORE_BYTES = 100 * 1024**2
-_SERVER_FAILED = "Starting Ray client server failed"
+_SERVER_FAILED = "Initialization failure from server"
 _TOKEN_SETTINGS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
@@ -159,7 +159,7 @@ def join_ray(address: str) -> None:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             break
         except (ConnectionError, AuthenticationError, RuntimeError, ValueError) as error:
-            # A busy head gives the process that serves a client a fixed time to come up.
+            # A busy head gives the process that serves a client a fixed time to come up, and may see it die.
             if _SERVER_FAILED not in str(error) or attempt == START_ATTEMPTS:
                 raise _cannot_join(address, error) from error
     _quiet_ray()
