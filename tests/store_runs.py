@@ -1,6 +1,6 @@
 """Runs with real rows, made in this process by the stub models."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from pipeline.config import AnnotateConfig
@@ -31,6 +31,17 @@ def open_writer(images: Path, output: Path, config: AnnotateConfig = CONFIG) -> 
     return RunWriter(output, PARTS, ONTOLOGY, images, config)
 
 
+def label_batches(images: Path, output: Path, writer: RunWriter, listing: Listing, size: int) -> Iterator[None]:
+    """Label what is listed; yields after each shard."""
+    worker = Worker(build_stub, 1)
+    worker.prepare()
+    task = Task(str(images), output, writer.fingerprint)
+    for batch in listing.batches(size, writer):
+        if batch is not None and (entry := worker.annotate(batch.refs, task)) is not None:
+            writer.add(entry)
+            yield
+
+
 def label(
     images: Path,
     output: Path,
@@ -43,12 +54,8 @@ def label(
         open_writer(images, output, config) as writer,
         Listing(open_images(images), writer.index, output, config, spool_folder=output) as listing,
     ):
-        worker = Worker(build_stub, 1)
-        worker.prepare()
-        task = Task(str(images), output, writer.fingerprint)
-        for batch in listing.batches(size, writer):
-            if batch is not None and (entry := worker.annotate(batch.refs, task)) is not None:
-                writer.add(entry)
+        for _ in label_batches(images, output, writer, listing, size):
+            pass
         look(listing)
         writer.finish(1.0, writer.added)
     return Run.open(output)

@@ -21,7 +21,6 @@ import pipeline.store.mirror
 import pipeline.store.mirror_files
 import pipeline.store.remote
 from pipeline.config import AnnotateConfig
-from pipeline.engine.worker import Task, Worker
 from pipeline.errors import UserError
 from pipeline.listing import Listing
 from pipeline.paths import path_to_image_id
@@ -35,8 +34,8 @@ from pipeline.store.remote import RemoteError, RemoteFolder
 from pipeline.store.run import REVIEWED_FOLDER, RUN_FILE, SHARDS_FOLDER, TIMINGS_FOLDER, Run
 from pipeline.store.verify import verify_run
 from pipeline.store.writer import RunWriter
-from tests.store_runs import CONFIG, PARTS, label, open_writer, rows, save_images
-from tests.stub_models import build_stub, save_image
+from tests.store_runs import CONFIG, PARTS, label, label_batches, open_writer, rows, save_images
+from tests.stub_models import save_image
 
 SIZE = 2
 SESSION = "000000000000001-0123abcd.parquet"
@@ -144,14 +143,9 @@ def mirrored(images: Path, output: Path, address: str, config: AnnotateConfig = 
             Listing(open_images(images), writer.index, output, config, spool_folder=output) as listing,
         ):
             mirror.begin(config.overwrite)
-            worker = Worker(build_stub, 1)
-            worker.prepare()
-            task = Task(str(images), output, writer.fingerprint)
-            for batch in listing.batches(SIZE, writer):
-                if batch is not None and (entry := worker.annotate(batch.refs, task)) is not None:
-                    writer.add(entry)
-                    with suppress(RemoteError):
-                        mirror.send()
+            for _ in label_batches(images, output, writer, listing, SIZE):
+                with suppress(RemoteError):
+                    mirror.send()
             writer.finish(1.0, writer.added)
             return writer.added, fetched, mirror.finish()
 

@@ -135,16 +135,11 @@ def _rounds(arguments: argparse.Namespace, config: AnnotateConfig, folder: Path)
 
 def _plain_way(config: AnnotateConfig, ontology: "Ontology", found: "ImageSet", images: int) -> Callable[[], object]:
     """Load the models here, and return what labels the images with them."""
-    from models.zoo import load_detector, load_segmenter
+    from models.zoo import load_detector
+    from pipeline.build import detector_options, load_segmenter_of
 
-    detector = load_detector(
-        config.detector,
-        ontology,
-        box_threshold=config.box_threshold,
-        text_threshold=config.text_threshold,
-        device=config.device,
-    )
-    segmenter = load_segmenter(config.segmenter, device=config.device)
+    detector = load_detector(config.detector, ontology, **detector_options(config))
+    segmenter = load_segmenter_of(config)
     # In a thread of its own, as in the engine: the main thread's malloc gives memory back and faults it in again.
     thread = ThreadPoolExecutor(1)
     return lambda: thread.submit(_plain_loop, detector, segmenter, ontology, config, found, images).result()

@@ -159,7 +159,12 @@ def _head(line: bytes) -> re.Match[bytes] | None:
 
 def line_head(line: bytes) -> tuple[tuple[str, ...], str] | None:
     """Return the shards that a line replaces, and its shard or nothing; None where the line is damaged."""
-    head = _head(_modern(line))
+    return _read_head(_modern(line))
+
+
+def _read_head(line: bytes) -> tuple[tuple[str, ...], str] | None:
+    """Return the same of a line in the form of today."""
+    head = _head(line)
     if head is None:
         return None
     return tuple(head[3].replace(b'"', b"").decode().split(",")) if head[3] else (), head[4].decode()
@@ -278,7 +283,7 @@ def read_manifest_ids(folder: Path) -> Iterator[EntryIds]:
         return
     with path.open("rb") as stream:
         for line in map(_modern, stream):
-            head = line_head(line)
+            head = _read_head(line)
             if head is None:
                 continue
             replaces, shard = head
