@@ -63,7 +63,7 @@ RUNS := runs
 tiny: $(VENV)/.runtime
 	$(PYTHON) -m models.training.tiny_recipe --data $(DATA) --output $(RUNS)/tiny
 	$(PYTHON) -m models.training.segmenter --photos $(DATA)/coco_photos --output $(RUNS)/tiny-sam
-	$(GROUNDLABEL) bench tiny --data $(DATA) --detector $(RUNS)/tiny/round_5/model --segmenter $(RUNS)/tiny-sam
+	$(GROUNDLABEL) bench tiny --data $(DATA) --detector $(RUNS)/tiny/model --segmenter $(RUNS)/tiny-sam
 
 clean:
 	rm -rf build demo dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
