@@ -69,9 +69,9 @@ def shift_scores(model: GroundingModel, before: float, after: float) -> None:
         ValueError: The model's heads have no bias, as Grounding DINO's own have none.
     """
     by = torch.logit(torch.tensor(after)) - torch.logit(torch.tensor(before))
-    heads = list(model.class_embed)
-    if not all(isinstance(getattr(head, "bias", None), torch.nn.Parameter) for head in heads):
-        raise ValueError("the model's class heads have no bias that could be moved")
+    biases = [getattr(head, "bias", None) for head in model.class_embed]
     with torch.no_grad():
-        for bias in {id(head.bias): head.bias for head in heads}.values():
+        for bias in {id(bias): bias for bias in biases}.values():
+            if not isinstance(bias, torch.nn.Parameter):
+                raise ValueError("the model's class heads have no bias that could be moved")
             bias.add_(by.to(bias.device))
