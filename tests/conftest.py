@@ -17,6 +17,9 @@ from models.training.scenes import SceneConfig, render_scene
 from pipeline.paths import path_to_image_id, stored_to_path
 from pipeline.records import AnnotatedImage, Record
 
+# Its asserts say what differs, as those of test modules do.
+pytest.register_assert_rewrite("tests.ingested_samples")
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["FIFTYONE_DO_NOT_TRACK"] = "true"
 # Small tensors: a second thread of torch costs more than it brings, the more so beside another busy process.
@@ -80,6 +83,18 @@ def scene_labels(tmp_path: Path) -> Callable[..., MemoryLabels]:
         return MemoryLabels(folder, ontology, rows)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def fiftyone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """FiftyOne, connected to a database of the test module's own."""
+    from pipeline.review.connection import connected_fiftyone
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("FIFTYONE_DATABASE_URI", raising=False)
+        with connected_fiftyone() as module:
+            yield module
 
 
 @pytest.fixture(scope="session")

@@ -38,6 +38,7 @@ ONTOLOGY = Ontology.from_dict(
     }
 )
 GREY = 110
+HW = (60, 80)
 
 LabelledMask = tuple[NDArray[np.bool_], tuple[float, float, float, float], int]
 """A mask (H, W), the detector's box and the prompt's index."""
@@ -63,6 +64,22 @@ def labelled(path: str, image_hw: tuple[int, int], objects: Sequence[LabelledMas
     masks = tuple(encode_mask(mask) for mask, _, _ in objects)
     instances = Instances(found, masks, np.linspace(0.95, 0.7, count, dtype=np.float32))
     return AnnotatedImage.from_instances(path_to_image_id(path), path_to_stored(path), instances, ONTOLOGY)
+
+
+def one_disc(path: str, radius: float = 10, prompt: int = 0) -> AnnotatedImage:
+    """Return an image with one disc."""
+    return labelled(path, HW, [(disc(HW, (30, 25), radius), (20, 15, 40, 35), prompt)])
+
+
+def a_photo(path: str, radius: float = 10, threshold: str = "low") -> AnnotatedImage:
+    """Return an image with two discs; a low threshold gives a third object."""
+    objects = [
+        (disc(HW, (20, 20), radius), (20 - radius, 20 - radius, 21 + radius, 21 + radius), 0),
+        (disc(HW, (55, 35), radius), (55 - radius, 35 - radius, 56 + radius, 36 + radius), 2),
+    ]
+    if threshold == "low":
+        objects.append((disc(HW, (8, 52), 5), (3, 47, 14, 58), 1))
+    return labelled(path, HW, objects)
 
 
 def odd_records() -> list[Record]:

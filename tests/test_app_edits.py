@@ -29,8 +29,7 @@ from tests.app_browser import (
     select_to_annotate,
     stored_samples,
 )
-from tests.review_runs import disc, odd_records, write_run
-from tests.test_sync import HW, a_photo
+from tests.review_runs import HW, a_photo, disc, odd_records, write_run
 
 pytestmark = [
     pytest.mark.skipif("GROUNDLABEL_BROWSER" not in os.environ, reason="takes minutes: set GROUNDLABEL_BROWSER=1"),

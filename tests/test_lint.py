@@ -16,42 +16,10 @@ from models.masks import encode_mask
 from pipeline.errors import UserError
 from pipeline.lint import CHECKS, FILE_CODES, LintResult, choose_codes, fix_file, lint_file, read_coco
 from pipeline.lint.codes import CODES
+from tests.sound_coco import HEIGHT, WIDTH, Content, annotation, rle, sound
 
 ROOT = Path(__file__).parents[1]
-WIDTH, HEIGHT = 64, 48
-Content = dict[str, Any]
 Fault = Callable[[Content, Path], None]
-
-
-def rle(left: int, top: int, width: int, height: int, size: tuple[int, int] = (HEIGHT, WIDTH)) -> dict[str, Any]:
-    mask = np.zeros(size, bool)
-    mask[top : top + height, left : left + width] = True
-    return encode_mask(mask).to_coco()
-
-
-def sound(folder: Path) -> Content:
-    """Return a COCO file with nothing wrong, whose images are in a folder: polygons, RLE, a crowd, and a box alone."""
-    for name, colour in (("a.png", 40), ("b.png", 90)):
-        Image.new("RGB", (WIDTH, HEIGHT), (colour, 0, 0)).save(folder / name)
-    square = [10.0, 5.0, 30.0, 5.0, 30.0, 25.0, 10.0, 25.0]
-    crowd = {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * 10, HEIGHT * 5, HEIGHT * (WIDTH - 15)]}
-    return {
-        "images": [
-            {"id": 1, "file_name": "a.png", "width": WIDTH, "height": HEIGHT},
-            {"id": 2, "file_name": "b.png", "width": WIDTH, "height": HEIGHT},
-        ],
-        "annotations": [
-            _annotation(1, 1, 1, [10, 5, 20, 20], 400, segmentation=[square]),
-            _annotation(2, 1, 2, [4, 6, 12, 8], 96, segmentation=rle(4, 6, 12, 8)),
-            _annotation(3, 2, 1, [10, 0, 5, HEIGHT], 5 * HEIGHT, segmentation=crowd, iscrowd=1),
-            _annotation(4, 2, 2, [20, 20, 10.5, 10], 105),
-        ],
-        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
-    }
-
-
-def _annotation(number: int, image: int, category: int, box: list[float], area: float, **more: Any) -> Content:
-    return {"id": number, "image_id": image, "category_id": category, "bbox": box, "area": area, "iscrowd": 0, **more}
 
 
 def lint(content: Content, folder: Path, codes: frozenset[str] | None = None) -> LintResult:
@@ -306,7 +274,7 @@ def test_what_is_no_fault(tmp_path: Path, key: str, value: Any) -> None:
 def test_polygons_that_overlap_or_reach_out_may_count_pixels(tmp_path: Path) -> None:
     content = sound(tmp_path)
     content["annotations"][0]["segmentation"] = [SQUARE, [10, 5, 30, 5, 30, 15, 10, 15]]
-    content["annotations"][3] = _annotation(
+    content["annotations"][3] = annotation(
         4, 2, 2, [50, 20, 14, 10], 140, segmentation=[[50, 20, 70, 20, 70, 30, 50, 30]]
     )
     assert lint(content, tmp_path).findings == []
@@ -315,21 +283,21 @@ def test_polygons_that_overlap_or_reach_out_may_count_pixels(tmp_path: Path) -> 
 def test_a_drawn_polygon_may_be_the_whole_image_and_an_rle_with_corners_out(tmp_path: Path) -> None:
     content = sound(tmp_path)
     corners = [0, 0, 64, 0, 64, 48, 0, 48]
-    content["annotations"][3] = _annotation(4, 2, 2, [0, 0, 64, 48], 3072, segmentation=[corners])
+    content["annotations"][3] = annotation(4, 2, 2, [0, 0, 64, 48], 3072, segmentation=[corners])
     mask = np.ones((HEIGHT, WIDTH), bool)
     mask[:10, :10] = False
-    content["annotations"].append(_annotation(5, 1, 2, [0, 0, 64, 48], 2972, segmentation=encode_mask(mask).to_coco()))
+    content["annotations"].append(annotation(5, 1, 2, [0, 0, 64, 48], 2972, segmentation=encode_mask(mask).to_coco()))
     assert lint(content, tmp_path).findings == []
 
 
 def test_boxes_of_different_masks_classes_or_crowds_are_no_twins(tmp_path: Path) -> None:
     content = sound(tmp_path)
     upper, lower = [20, 20, 30, 20, 20, 30], [30, 20, 30, 30, 20, 30]
-    content["annotations"][3] = _annotation(4, 2, 2, [20, 20, 10, 10], 50, segmentation=[upper])
+    content["annotations"][3] = annotation(4, 2, 2, [20, 20, 10, 10], 50, segmentation=[upper])
     content["annotations"] += [
-        _annotation(5, 2, 2, [20, 20, 10, 10], 50, segmentation=[lower]),
-        _annotation(6, 2, 1, [20, 20, 10, 10], 50, segmentation=[upper]),
-        _annotation(7, 2, 2, [20, 20, 10, 10], 100, iscrowd=1),
+        annotation(5, 2, 2, [20, 20, 10, 10], 50, segmentation=[lower]),
+        annotation(6, 2, 1, [20, 20, 10, 10], 50, segmentation=[upper]),
+        annotation(7, 2, 2, [20, 20, 10, 10], 100, iscrowd=1),
     ]
     assert lint(content, tmp_path).findings == []
 
@@ -344,7 +312,7 @@ def test_twins_are_found_as_comparing_all_pairs_would(tmp_path: Path) -> None:
         for copy in range(int(rng.integers(1, 3))):
             shifted = [float(side + copy * rng.uniform(-0.3, 0.3)) for side in box]
             content["annotations"].append(
-                _annotation(2 * number + copy, image, category, shifted, shifted[2] * shifted[3])
+                annotation(2 * number + copy, image, category, shifted, shifted[2] * shifted[3])
             )
 
     def iou(first: Content, second: Content) -> float:
@@ -375,7 +343,7 @@ def test_equal_boxes_are_named_once_each(tmp_path: Path) -> None:
 
 def test_a_file_of_boxes_with_empty_segmentations_has_one_finding(tmp_path: Path) -> None:
     content = sound(tmp_path)
-    content["annotations"] = [_annotation(1, 1, 1, [1, 1, 5, 5], 25), _annotation(2, 2, 2, [1, 1, 5, 5], 25)]
+    content["annotations"] = [annotation(1, 1, 1, [1, 1, 5, 5], 25), annotation(2, 2, 2, [1, 1, 5, 5], 25)]
     assert lint(content, tmp_path).findings == []
     for entry in content["annotations"]:
         entry["segmentation"] = []
@@ -405,7 +373,7 @@ def test_many_faults_are_mended_together(tmp_path: Path) -> None:
     assert {entry.finding.code for entry in changes} == {"S102", "S107", "B201", "B203", "M301", "M304", "M308"}
     assert [entry["id"] for entry in fixed.coco.content["annotations"]] == [1, 9, 3, 4]
     assert fixed.coco.content["annotations"][0]["bbox"] == [10, 5, 20, 20]
-    assert fixed.coco.content["annotations"][3] | {"area": 0} == _annotation(4, 2, 2, [60, 20, 4, 10], 0)
+    assert fixed.coco.content["annotations"][3] | {"area": 0} == annotation(4, 2, 2, [60, 20, 4, 10], 0)
 
 
 @pytest.mark.parametrize("number", ["1e999", "-1e999"])

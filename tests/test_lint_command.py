@@ -10,7 +10,7 @@ import pytest
 from pycocotools.coco import COCO
 
 from jobs.cli import main
-from tests.test_lint import sound
+from tests.sound_coco import sound
 
 Capture = pytest.CaptureFixture[str]
 

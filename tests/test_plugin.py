@@ -19,9 +19,9 @@ from pipeline.review.plugin.targets import stored_labels, stored_samples
 from pipeline.review.schema import PREDICTIONS, PROPOSALS
 from pipeline.reviewed.changes import ACCEPTED_TAG, REJECTED_TAG
 from pipeline.store.run import Run
+from tests.accepted_runs import accepted_run
 from tests.plugin_runs import Reviewed, reviewed_run, save_scenes
 from tests.review_runs import needs_mongod
-from tests.test_calibrate_command import accepted_run
 
 pytestmark = [
     needs_mongod,

@@ -10,7 +10,7 @@ from transformers import AutoBackbone, ResNetConfig
 from models.training.pretrain import CentreBatches, _centre_loss, pretrain_backbone
 from models.training.scenes import COLOURS, SHAPES, SceneConfig
 from models.training.sources import CocoSource
-from tests.test_training_sources import write_coco
+from tests.turned_coco import write_coco
 
 CONFIG = SceneConfig(size=96, max_objects=4)
 BACKBONE = ResNetConfig(

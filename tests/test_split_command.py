@@ -11,8 +11,8 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from jobs.cli import main
+from tests.distinct_pictures import photo
 from tests.review_runs import odd_records, write_run
-from tests.test_splits import photo
 
 Capture = pytest.CaptureFixture[str]
 

@@ -2,14 +2,12 @@
 
 import io
 from collections import Counter
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from models.training.scenes import SceneConfig, render_scene
 from pipeline.errors import UserError
 from pipeline.images import read_image
 from pipeline.paths import path_to_image_id
@@ -17,6 +15,7 @@ from pipeline.splits import SplitImage, SplitSettings, assign_sides, parse_share
 from pipeline.splits.balance import count_classes, draw, format_table
 from pipeline.splits.groups import GroupBy, connect
 from pipeline.splits.perceptual import BITS, bit_distances, hash_files, near_links, nearest, perceptual_hash
+from tests.distinct_pictures import photo
 
 NO_FILES = SplitSettings(near_duplicates=None, seed=7)
 
@@ -28,16 +27,6 @@ def images(count: int, folder_of: int = 10) -> list[SplitImage]:
         SplitImage(path_to_image_id(path), path, ("common", "common", *(["rare"] if index % 50 == 0 else [])))
         for index, path in enumerate(paths)
     ]
-
-
-@cache
-def photo(seed: int) -> Image.Image:
-    """Make a picture that is like no other: a scene on smooth random colours."""
-    ground = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8))
-    picture = ground.resize((128, 128), Image.Resampling.BICUBIC)
-    scene = render_scene(seed, SceneConfig(size=128, max_objects=4))
-    picture.paste(Image.fromarray(scene.image), mask=Image.fromarray(np.any([*scene.masks], axis=0)))
-    return picture
 
 
 def test_an_image_keeps_its_side_when_1000_become_1100() -> None:
