@@ -29,8 +29,8 @@ GROUPS = {
         *("max_box_share", "max_aspect", "border_margin", "top_k"),
     ),
     "Masks": (
-        *("mask", "segmenter", "multimask", "mask_cleanup", "largest_part", "boxes"),
-        *("min_mask_fill", "max_mask_fill", "min_mask_score"),
+        *("mask", "segmenter", "multimask", "mask_cleanup", "largest_part", "min_mask_fill", "max_mask_fill"),
+        "min_mask_score",
     ),
     "Run": ("output", "mirror", "continue_with_old", "overwrite", "verify_content"),
     "Workers": (

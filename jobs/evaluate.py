@@ -28,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--images", metavar="FOLDER", help="images of TRUTH, to draw them (default: where runs and exports have them)"
     )
     parser.add_argument(
+        "--boxes",
+        default="mask",
+        choices=("mask", "detector", "both"),
+        help="judge PREDICTIONS, a run, as `export --boxes` would write it (default: mask)",
+    )
+    parser.add_argument(
         "--min-score",
         type=float,
         default=0.0,
@@ -56,6 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         classes=arguments.classes.split(",") if arguments.classes is not None else None,
         images=arguments.images,
         min_score=arguments.min_score,
+        boxes=arguments.boxes,
     )
     print(describe(evaluation))
     if arguments.output is not None:

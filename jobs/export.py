@@ -47,6 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="all images, or those that a person accepted in the review (default: all)",
     )
     parser.add_argument(
+        "--boxes",
+        default="mask",
+        choices=("mask", "detector", "both"),
+        help="whose boxes a run's objects with masks have: bounds of the masks, the detector's, or the mean of both "
+        "(default: mask)",
+    )
+    parser.add_argument(
         "--empty",
         default="keep",
         metavar="keep|drop|N%",
@@ -94,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
         epsilon=arguments.epsilon,
         shard_size=arguments.shard_size,
     )
-    labels = open_labels(arguments.source, arguments.images_root, arguments.only)
+    labels = open_labels(arguments.source, arguments.images_root, arguments.only, arguments.boxes)
     refuse_without_split(arguments)
     assign = _split(arguments, labels) if arguments.split is not None else None
     written = export_labels(labels, arguments.output, arguments.format, options, assign)

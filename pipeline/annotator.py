@@ -21,7 +21,7 @@ from models.detections import Detections, Instances
 from models.interfaces import Detector, Image, Segmenter
 from models.ontology import Ontology
 from pipeline.addresses import is_address
-from pipeline.config import BoxSource, FilterSettings, TileSettings
+from pipeline.config import FilterSettings, TileSettings
 from pipeline.decoding import DecodeAhead, Room
 from pipeline.drops import name_drops
 from pipeline.errors import UserError
@@ -103,7 +103,6 @@ class Annotator:
         decode_threads: Threads that read images; twice as many images are decoded ahead.
         tiles: How large images are cut; None for not at all.
         cleanup: Of masks; None for none.
-        boxes: Whose boxes the objects get.
         fetching: What may be fetched from elsewhere; None means the defaults.
 
     Attributes:
@@ -122,14 +121,11 @@ class Annotator:
         decode_threads: int = 2,
         tiles: TileSettings | None = None,
         cleanup: MaskCleanup | None = None,
-        boxes: BoxSource = "detector",
         fetching: FetchSettings | None = None,
     ) -> None:
         self.ontology = ontology
         batches = Batches(batch_size) if isinstance(batch_size, int) else batch_size
-        self.stages = Stages(
-            detector, segmenter, filters or FilterSettings(), tiles, cleanup or MaskCleanup(), batches, boxes
-        )
+        self.stages = Stages(detector, segmenter, filters or FilterSettings(), tiles, cleanup or MaskCleanup(), batches)
         self._pixel_limit = pixel_limit
         self._room = Room(2 * decode_threads, DECODED_BYTES, ALONE_BYTES)
         self._decoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")

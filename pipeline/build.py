@@ -83,6 +83,5 @@ def assemble(config: AnnotateConfig, ontology: Ontology, detector: Detector, seg
         config.pixels,
         tiles=config.tiles,
         cleanup=MaskCleanup(config.mask_cleanup, config.largest_part),
-        boxes=config.box_source,
         fetching=FetchSettings(parse_schemes(config.remote_schemes), config.allow_private_addresses),
     )

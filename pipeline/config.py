@@ -12,12 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias, cast, get_args
+from typing import Any, Self, cast
 
 from models.precision import PRECISIONS, Precision
 from pipeline.errors import UserError
-
-BoxSource: TypeAlias = Literal["detector", "mask", "both"]
 
 
 @dataclass(frozen=True)
@@ -121,9 +119,6 @@ class AnnotateConfig:
     multimask: bool = _option(False, "let SAM draw three masks a box and keep the one it thinks best")
     mask_cleanup: float = _option(0.0, "fill holes and remove islands of a mask below this many pixels", least=0)
     largest_part: bool = _option(False, "keep only the largest connected part of a mask")
-    boxes: str = _option(
-        "detector", "whose boxes the objects get: the detector's, mask (bounds of the masks), or both (the mean)"
-    )
     min_mask_fill: float = _option(0.0, "least area of a mask over its box's; above 0 drops empty masks", least=0)
     max_mask_fill: float | None = _option(None, "most area of a mask over its box's (no limit)", above=0)
     min_mask_score: float = _option(0.0, "lowest mask score, the segmenter's estimate of the IoU", least=0, most=1)
@@ -202,10 +197,6 @@ class AnnotateConfig:
             object.__setattr__(self, option.name, _checked(option.name, getattr(self, option.name)))
         if self.mask not in ("segmenter", "none"):
             raise UserError(f"--mask {self.mask}: must be segmenter or none")
-        if self.boxes not in get_args(BoxSource):
-            raise UserError(f"--boxes {self.boxes}: must be detector, mask or both")
-        if self.boxes != "detector" and self.mask == "none":
-            raise UserError(f"--boxes {self.boxes} needs masks; leave --mask none out")
         if self.precision not in ("auto", *PRECISIONS):
             raise UserError(
                 f"--precision {self.precision}: must be auto, {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}"
@@ -255,11 +246,6 @@ class AnnotateConfig:
     def computing_precision(self) -> Precision:
         """What the models compute in, on whatever device: rows depend on it."""
         return "fp32" if self.precision == "auto" else cast(Precision, self.precision)
-
-    @property
-    def box_source(self) -> BoxSource:
-        """Whose boxes the objects get."""
-        return cast(BoxSource, self.boxes)
 
     @property
     def images_at_once(self) -> int:

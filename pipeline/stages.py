@@ -8,8 +8,7 @@ import numpy as np
 from models.batch_sizes import Batches, Detect
 from models.detections import Detections, Instances
 from models.interfaces import Detector, Image, Segmenter
-from pipeline.box_source import choose_boxes
-from pipeline.config import BoxSource, FilterSettings, TileSettings
+from pipeline.config import FilterSettings, TileSettings
 from pipeline.filters import DropCounts, Verdicts, clip, judge_detections, judge_masks
 from pipeline.mask_cleanup import MaskCleanup, clean_instances
 from pipeline.tiles import Merged, Window, merge_tiles, plan_tiles
@@ -24,19 +23,17 @@ class Segmented:
         verdicts: Of the filters on boxes, N.
         drawn: The boxes that stayed, with their masks.
         mask_verdicts: Of the filters on masks, one for each of `drawn`.
-        box_source: Whose boxes the objects get.
     """
 
     boxes: Detections
     verdicts: Verdicts
     drawn: Instances
     mask_verdicts: Verdicts
-    box_source: BoxSource
 
     @property
     def instances(self) -> Instances:
-        """The objects that stay, with the boxes of the source asked for."""
-        return choose_boxes(self.drawn[self.mask_verdicts.stays], self.box_source)
+        """The objects that stay."""
+        return self.drawn[self.mask_verdicts.stays]
 
     @property
     def drops(self) -> DropCounts:
@@ -55,7 +52,6 @@ class Stages:
         tiles: How large images are cut; None for not at all.
         cleanup: Of masks.
         batches: How many images or tiles go into one call of the detector.
-        boxes: Whose boxes the objects get.
     """
 
     def __init__(
@@ -66,7 +62,6 @@ class Stages:
         tiles: TileSettings | None,
         cleanup: MaskCleanup,
         batches: Batches,
-        boxes: BoxSource,
     ) -> None:
         self._detector = detector
         self._segmenter = segmenter
@@ -74,7 +69,6 @@ class Stages:
         self._tiles = tiles
         self._cleanup = cleanup
         self._batches = batches
-        self._box_source = boxes
 
     def resized_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
         """Return the size to which the detector resizes an image; images of one size may share a batch."""
@@ -123,7 +117,7 @@ class Stages:
         boxes = clip(found)
         verdicts = judge_detections(boxes, self._filters)
         drawn = clean_instances(self._segmenter(image, boxes[verdicts.stays]), self._cleanup)
-        return Segmented(boxes, verdicts, drawn, judge_masks(drawn, self._filters), self._box_source)
+        return Segmented(boxes, verdicts, drawn, judge_masks(drawn, self._filters))
 
 
 def count_merged(merged: Merged) -> DropCounts:

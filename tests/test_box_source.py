@@ -1,100 +1,93 @@
-"""Boxes of the detector, of the masks, or of both."""
+"""Whose boxes exports and evaluations take: the masks', the detector's, or the mean of both."""
 
-import contextlib
+import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
 
-from models.detections import Detections, Instances
-from models.interfaces import Image
-from models.masks import Rle, encode_mask
-from models.ontology import Ontology
-from pipeline.box_source import choose_boxes
-from pipeline.build import assemble
-from pipeline.config import AnnotateConfig, BoxSource
+from jobs.cli import main
 from pipeline.errors import UserError
-from pipeline.records import AnnotatedImage
-from pipeline.sources import find_images
-from pipeline.store.fingerprint import fingerprint_parts, parts_to_fingerprint
-from tests.stub_models import ONTOLOGY, StubDetector, save_image
+from pipeline.export import open_labels
+from pipeline.export.box_source import BoxSource, choose_box
+from pipeline.export.objects import ExportImage
+from pipeline.paths import path_to_image_id
+from pipeline.proof.evaluate import evaluate
+from pipeline.proof.read_labels import read_label_set
+from pipeline.reviewed.base import read_base
+from pipeline.reviewed.changes import take_labels
+from pipeline.reviewed.diff import object_changes
+from pipeline.reviewed.layer import ReviewedLayer
+from pipeline.store.run import Run
+from tests.review_runs import labelled, write_run
 
-SIZE = (40, 60)
-
-
-def instances(boxes: list[list[float]], masks: list[Rle]) -> Instances:
-    count = len(boxes)
-    scores = np.linspace(0.9, 0.5, count)
-    found = Detections(SIZE, np.array(boxes, np.float32).reshape(-1, 4), scores, np.ones(count), np.zeros(count))
-    return Instances(found, tuple(masks), np.full(count, 0.8, np.float32))
-
-
-def rectangle(x1: int, y1: int, x2: int, y2: int) -> Rle:
-    mask = np.zeros(SIZE, dtype=bool)
-    mask[y1:y2, x1:x2] = True
-    return encode_mask(mask)
-
-
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [
-        ("detector", [[10, 10, 30, 20], [5, 5, 15, 15]]),
-        ("mask", [[12, 10, 50, 21], [4, 4, 16, 16]]),
-        # 50 is 20 pixels from 30, more than 30 % of 20: that side stays the detector's.
-        ("both", [[11, 10, 30, 20.5], [4.5, 4.5, 15.5, 15.5]]),
-    ],
-)
-def test_sources(source: BoxSource, expected: list[list[float]]) -> None:
-    given = instances([[10, 10, 30, 20], [5, 5, 15, 15]], [rectangle(12, 10, 50, 21), rectangle(4, 4, 16, 16)])
-    chosen = choose_boxes(given, source)
-    assert_allclose(chosen.detections.boxes_xyxy, expected)
-    assert chosen.detections.boxes_xyxy.dtype == np.float32
-    assert chosen.masks == given.masks
-    assert_allclose(chosen.detections.scores, given.detections.scores)
-    assert_allclose(given.detections.boxes_xyxy[0], [10, 10, 30, 20])  # as they were
+HW = (40, 60)
+DETECTED = ((10.0, 10.0, 30.0, 20.0), (5.0, 25.0, 15.0, 35.0), (40.0, 5.0, 50.0, 9.0))
+MASKED = ((12.0, 10.0, 50.0, 21.0), (4.0, 24.0, 16.0, 36.0))
+# 50 is 20 pixels from 30, more than 30 % of 20: that side stays the detector's.
+MEANT = ((11.0, 10.0, 30.0, 20.5), (4.5, 24.5, 15.5, 35.5))
+EXPECTED: dict[BoxSource, tuple[tuple[float, ...], ...]] = {"mask": MASKED, "detector": DETECTED[:2], "both": MEANT}
 
 
-@pytest.mark.parametrize("source", ["mask", "both"])
-def test_objects_without_a_mask_keep_their_box(source: BoxSource) -> None:
-    empty = encode_mask(np.zeros(SIZE, dtype=bool))
-    given = instances(
-        [[1, 2, 3, 4], [5, 6, 7, 8], [10, 10, 20, 20]], [Rle.absent(SIZE), empty, rectangle(9, 9, 21, 21)]
-    )
-    boxes = choose_boxes(given, source).detections.boxes_xyxy
-    assert_allclose(boxes[:2], [[1, 2, 3, 4], [5, 6, 7, 8]])
-    assert boxes[2, 0] < 10 < 20 < boxes[2, 2]
-    assert len(choose_boxes(instances([], []), source)) == 0
+@pytest.mark.parametrize("source", ["mask", "detector", "both"])
+def test_sources(source: BoxSource) -> None:
+    for mask, box, expected in zip(MASKED, DETECTED[:2], EXPECTED[source], strict=True):
+        assert choose_box(mask, box, source) == expected
+        assert choose_box(mask, None, source) == mask
 
 
-class _Inside:
-    """Masks one pixel inside their boxes."""
-
-    def __call__(self, image: Image, detections: Detections) -> Instances:
-        masks = []
-        for x1, y1, x2, y2 in detections.boxes_xyxy.astype(int):
-            mask = np.zeros(detections.image_hw, bool)
-            mask[y1 + 1 : y2 - 1, x1 + 1 : x2 - 1] = True
-            masks.append(encode_mask(mask))
-        return Instances(detections, tuple(masks), np.full(len(masks), 0.5, np.float32))
+def write(folder: Path) -> Run:
+    """Write a run of one image: two objects whose masks and boxes differ, and one whose mask is empty."""
+    masks = np.zeros((3, *HW), bool)
+    for mask, (left, top, right, bottom) in zip(masks, np.array(MASKED, int), strict=False):
+        mask[top:bottom, left:right] = True
+    return Run.open(write_run(folder, [labelled("a.png", HW, list(zip(masks, DETECTED, (0, 0, 0), strict=True)))]))
 
 
-@pytest.mark.parametrize(("source", "inset"), [("detector", 0.0), ("mask", 1.0), ("both", 0.5)])
-def test_the_rows_have_the_boxes_asked_for(tmp_path: Path, source: BoxSource, inset: float) -> None:
-    save_image(tmp_path / "a.png")
-    annotator = assemble(AnnotateConfig(boxes=source, device="cpu"), ONTOLOGY, StubDetector(), _Inside())
-    with contextlib.closing(annotator):
-        (record,) = annotator(find_images(tmp_path).refs, str(tmp_path)).records
-    assert isinstance(record, AnnotatedImage)
-    assert_allclose(record.instances.detections.boxes_xyxy, [[inset, inset, 8 - inset, 12 - inset]])
+def boxes_of(file: Path) -> list[list[float]]:
+    return sorted(annotation["bbox"] for annotation in json.loads(file.read_text())["annotations"])
 
 
-def test_other_boxes_are_another_run_and_need_masks() -> None:
-    def fingerprint(config: AnnotateConfig) -> str:
-        return parts_to_fingerprint(fingerprint_parts(config, Ontology.from_names("cat"), "w", "s"))
+def xywh(corners: tuple[tuple[float, ...], ...]) -> list[list[float]]:
+    return sorted([left, top, right - left, bottom - top] for left, top, right, bottom in corners)
 
-    assert len({fingerprint(AnnotateConfig(boxes=source)) for source in ("detector", "mask", "both")}) == 3
-    with pytest.raises(UserError, match="--boxes both needs masks"):
-        AnnotateConfig(boxes="both", mask="none")
-    with pytest.raises(UserError, match="--boxes sam: must be detector, mask or both"):
-        AnnotateConfig(boxes="sam")
+
+@pytest.mark.parametrize("source", ["mask", "detector", "both"])
+def test_export_writes_them(tmp_path: Path, source: BoxSource) -> None:
+    run = write(tmp_path)
+    output = tmp_path / "coco"
+    assert main(["export", str(run.folder), "--output", str(output), "--boxes", source]) == 0
+    assert boxes_of(output / "annotations.json") == xywh(EXPECTED[source])
+
+
+def test_evaluate_judges_them(tmp_path: Path) -> None:
+    run = write(tmp_path)
+    main(["export", str(run.folder), "--output", str(tmp_path / "truth"), "--boxes", "detector"])
+    exact = evaluate(tmp_path / "truth", run.folder, boxes="detector").figures["AP"]
+    tight = evaluate(tmp_path / "truth", run.folder).figures["AP"]
+    assert tight < exact == pytest.approx(1.0)
+
+
+def test_what_a_person_touched_keeps_the_box_of_its_mask(tmp_path: Path) -> None:
+    run = write(tmp_path)
+    (base,) = read_base(run, [path_to_image_id("a.png")]).values()
+    first, second, _ = base.objects
+    assert second.box_xyxy == MASKED[1]
+    other = dataclasses.replace(second, class_name="square")
+    changes = [*take_labels(base.image, base.objects, base.digest), *object_changes(base.image, second, other)]
+    ReviewedLayer(run.folder).add(changes)
+    (image,) = open_labels(run.folder, boxes="detector").records()
+    assert isinstance(image, ExportImage)
+    assert {found.instance_id: found.box_xyxy for found in image.objects} == {
+        first.object_id: DETECTED[0],
+        second.object_id: MASKED[1],
+    }
+
+
+def test_only_a_run_has_other_boxes(tmp_path: Path) -> None:
+    run = write(tmp_path)
+    main(["export", str(run.folder), "--output", str(tmp_path / "coco")])
+    for read in (open_labels, read_label_set):
+        with pytest.raises(UserError, match="--boxes both: only a run has the detector's boxes"):
+            read(tmp_path / "coco", boxes="both")

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from models.ontology import Ontology
 from pipeline.coco_file import find_annotations
 from pipeline.errors import UserError
+from pipeline.export.box_source import BoxSource
 from pipeline.export.coco_labels import CocoLabels
 from pipeline.export.objects import LabelRecord
 from pipeline.store.run import Run, is_run
@@ -38,7 +39,9 @@ class Labels(Protocol):
         """Return where the image file of a record is; only its `path` is used."""
 
 
-def open_labels(source: str | Path, images_root: str | Path | None = None, only: str = "all") -> Labels:
+def open_labels(
+    source: str | Path, images_root: str | Path | None = None, only: str = "all", boxes: BoxSource = "mask"
+) -> Labels:
     """Open labels: a run folder, a COCO file (.json, .json.gz), or the folder of a COCO export.
 
     A run that people corrected gives the corrected labels.
@@ -48,10 +51,11 @@ def open_labels(source: str | Path, images_root: str | Path | None = None, only:
         images_root: Folder that the paths of a COCO file start from; None looks beside the file, and in images/ and
             data/ there. A run knows its own.
         only: "all", or "accepted" for the images of a run that a person accepted.
+        boxes: Whose boxes objects of a run with masks have, where no person touched them.
 
     Raises:
-        UserError: There is no such thing, it is damaged, a run was given a folder of images, or nobody reviewed what
-            only accepted images are asked of.
+        UserError: There is no such thing, it is damaged, a run was given a folder of images, a COCO file is asked for
+            other boxes than its own, or nobody reviewed what only accepted images are asked of.
     """
     from pipeline.reviewed.labels import ReviewedLabels  # it needs this package's types
     from pipeline.reviewed.layer import has_layer
@@ -62,9 +66,11 @@ def open_labels(source: str | Path, images_root: str | Path | None = None, only:
         raise UserError(
             f"--only {only}: {path} is no run that was reviewed; `groundlabel review` keeps what is accepted"
         )
+    if coco and boxes != "mask":
+        raise UserError(f"--boxes {boxes}: only a run has the detector's boxes beside its masks, and {path} is none")
     if coco:
         return CocoLabels.open(path, images_root)
     run = Run.open(path)
     if images_root is not None:
         raise UserError(f"{path} is a run, which knows where its images are; leave --images-root out")
-    return ReviewedLabels(run, only) if has_layer(path) else run
+    return ReviewedLabels(run, only, boxes) if has_layer(path) or boxes != "mask" else run

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from models.masks import Rle, mask_areas, mask_boxes_xywh
+from pipeline.export.box_source import BoxSource, choose_box
 from pipeline.records import AnnotatedImage, FailedImage
 
 
@@ -20,7 +21,7 @@ class ExportObject:
         instance_id: Stable, and unique in its image.
         class_id: From 1, of the classes of its labels.
         class_name: Their name for it.
-        box_xyxy: Pixels, what a trainer should learn: tight around the mask where a model made both.
+        box_xyxy: Pixels, what a trainer should learn: by default tight around the mask where a model made both.
         area: Square pixels: of the mask, else of the box, or as the source gives it.
         mask: None where the object is a box alone.
         score: The detector's, in [0, 1]; None where no detector found it.
@@ -94,8 +95,8 @@ LabelRecord = AnnotatedImage | ExportImage | FailedImage
 """What `Labels.records` yields."""
 
 
-def annotated_to_export(record: AnnotatedImage) -> ExportImage:
-    """Convert a record of a run; boxes become those of the masks, where there are masks."""
+def annotated_to_export(record: AnnotatedImage, boxes: BoxSource = "mask") -> ExportImage:
+    """Convert a record of a run; where there are masks, boxes become those of a source."""
     found, masks = record.instances.detections, record.instances.masks
     areas = mask_areas(masks).tolist()
     tight = mask_boxes_xywh(masks).astype(np.float64)
@@ -106,7 +107,8 @@ def annotated_to_export(record: AnnotatedImage) -> ExportImage:
         if areas[row] == 0 and not mask.is_absent:
             empty.append(record.instance_ids[row])
             continue
-        left, top, right, bottom = own[row] if mask.is_absent else corners[row]
+        own_box, mask_box = tuple(own[row]), tuple(corners[row])
+        left, top, right, bottom = own_box if mask.is_absent else choose_box(mask_box, own_box, boxes)
         objects.append(
             ExportObject(
                 record.instance_ids[row],

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from models.masks import mask_iou
 from pipeline.errors import UserError
+from pipeline.export.box_source import BoxSource
 from pipeline.proof.boundary import rim_of_rle
 from pipeline.proof.clicks import Clicks, count_clicks
 from pipeline.proof.coco_scores import KINDS, Scores, coco_scores
@@ -102,6 +103,7 @@ def evaluate(
     classes: Sequence[str] | None = None,
     images: str | Path | None = None,
     min_score: float = 0.0,
+    boxes: BoxSource = "mask",
 ) -> Evaluation:
     """Judge labels by a truth.
 
@@ -113,6 +115,8 @@ def evaluate(
         images: Folder that the paths of the truth's images start from; None looks where exports have it.
         min_score: Labels with a lower score do not count for confusion, outlines and clicks; average precision takes
             all.
+        boxes: Whose boxes the objects of `predictions` have, which must be a run where it is not "mask"; those of
+            `against` have their masks'.
 
     Raises:
         UserError: Something cannot be read, or an image or class of one side has no counterpart.
@@ -123,7 +127,7 @@ def evaluate(
         raise UserError(f"--min-score must be from 0 to 1, not {min_score}")
     root = Path(images) if images is not None else None
     truth_set = read_label_set(truth, images=root)
-    found_set = read_label_set(predictions, truth_set)
+    found_set = read_label_set(predictions, truth_set, boxes=boxes)
     pair = pair_labels(truth_set, found_set, classes)
     scores = _scores(pair)
     clicks = count_clicks(pair, min_score)

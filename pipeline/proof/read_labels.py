@@ -13,6 +13,7 @@ from models.class_spec import normalise_prompt
 from models.masks import Rle, mask_areas, mask_boxes_xywh
 from pipeline.coco_file import CocoFile, find_image_folder, join_coco, read_json_files
 from pipeline.errors import UserError
+from pipeline.export.box_source import BoxSource
 from pipeline.export.labels import Labels, open_labels
 from pipeline.export.objects import annotated_to_export
 from pipeline.paths import stored_to_path
@@ -45,20 +46,26 @@ class _Columns:
         )
 
 
-def read_label_set(path: str | Path, truth: LabelSet | None = None, images: Path | None = None) -> LabelSet:
+def read_label_set(
+    path: str | Path, truth: LabelSet | None = None, images: Path | None = None, boxes: BoxSource = "mask"
+) -> LabelSet:
     """Read labels.
 
     Args:
         path: A run folder, the folder of a COCO export, a COCO JSON (also .json.gz), or a COCO list of results.
         truth: What a list of results takes its image and category ids from; None refuses such a list.
         images: Folder that the paths of a COCO file start from; None looks where exports have it.
+        boxes: Whose boxes the objects of a run have, as an export would write them.
 
     Raises:
-        UserError: There is no such thing, it is damaged, or a list of results does not go with the truth.
+        UserError: There is no such thing, it is damaged, a list of results does not go with the truth, or other boxes
+            are asked of what is no run.
     """
     path = Path(path)
     if path.is_dir() and is_run(path):
-        return collect_labels(open_labels(path))
+        return collect_labels(open_labels(path, boxes=boxes))
+    if boxes != "mask":
+        raise UserError(f"--boxes {boxes}: only a run has the detector's boxes beside its masks, and {path} is none")
     files = read_json_files(path)
     if isinstance(files[0].content, list):
         return _read_results(path, files[0].content, truth)
@@ -66,7 +73,7 @@ def read_label_set(path: str | Path, truth: LabelSet | None = None, images: Path
 
 
 def collect_labels(labels: Labels) -> LabelSet:
-    """Return the labels of a run, or reviewed ones; boxes are those of the masks, as an export has them."""
+    """Return the labels of a run, or reviewed ones; boxes are as an export has them."""
     folder = labels.folder
     images: list[LabelledImage] = []
     failed: list[tuple[str, str]] = []

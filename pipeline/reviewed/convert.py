@@ -8,6 +8,7 @@ from models.boxes import clip_boxes
 from models.class_spec import normalise_prompt
 from models.masks import mask_areas, mask_boxes_xywh
 from models.ontology import Ontology
+from pipeline.export.box_source import BoxSource, choose_box
 from pipeline.export.objects import ExportImage, ExportObject
 from pipeline.records import FailedImage, Record
 from pipeline.reviewed.changes import BoxXyxy, ReviewedImage, ReviewedObject, digest
@@ -55,23 +56,25 @@ def _box(values: list[float]) -> BoxXyxy:
     return left, top, right, bottom
 
 
-def reviewed_to_export(image: ReviewedImage, ontology: Ontology) -> ExportImage:
+def reviewed_to_export(image: ReviewedImage, ontology: Ontology, boxes: BoxSource = "mask") -> ExportImage:
     """Convert the objects of a reviewed image that nobody rejected.
 
     Args:
         image: One with objects of its own.
         ontology: Has the classes of all objects; letter case and spaces don't count.
+        boxes: Whose boxes objects have that are a model's work alone; others have those of their masks.
     """
     class_ids = {normalise_prompt(spec.name): spec.id for spec in ontology.classes}
     objects, empty = [], []
     kept = [found for found in image.objects or () if not found.is_rejected]
     masks = [found.mask for found in kept if found.mask is not None]
-    areas, boxes = iter(mask_areas(masks).tolist()), iter(mask_boxes_xywh(masks).astype(float).tolist())
+    areas, bounds = iter(mask_areas(masks).tolist()), iter(mask_boxes_xywh(masks).astype(float).tolist())
     for found in kept:
         box, area = found.box_xyxy, (found.box_xyxy[2] - found.box_xyxy[0]) * (found.box_xyxy[3] - found.box_xyxy[1])
         if found.mask is not None:
-            area, (left, top, width, height) = float(next(areas)), next(boxes)
-            box = (left, top, left + width, top + height)
+            area, (left, top, width, height) = float(next(areas)), next(bounds)
+            own_box = found.detector_box if found.origin == "model" else None
+            box = choose_box((left, top, left + width, top + height), own_box, boxes)
             if area == 0:
                 empty.append(found.object_id)
                 continue

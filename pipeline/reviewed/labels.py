@@ -7,7 +7,8 @@ from typing import Any
 from models.class_spec import ClassSpec, normalise_prompt
 from models.ontology import Ontology
 from pipeline.errors import UserError
-from pipeline.export.objects import LabelRecord
+from pipeline.export.box_source import BoxSource
+from pipeline.export.objects import LabelRecord, annotated_to_export
 from pipeline.records import FailedImage
 from pipeline.reviewed.changes import ReviewedImage
 from pipeline.reviewed.convert import reviewed_to_export
@@ -24,6 +25,7 @@ class ReviewedLabels:
     Args:
         run: The run, opened.
         only: One of `ONLY`.
+        boxes: Whose boxes objects with masks have, where no person touched them.
 
     Attributes:
         ontology: The run's classes, with those behind them that only a person used.
@@ -34,10 +36,10 @@ class ReviewedLabels:
         UserError: `only` is unknown, or a file of the layer cannot be read.
     """
 
-    def __init__(self, run: Run, only: str = "all") -> None:
+    def __init__(self, run: Run, only: str = "all", boxes: BoxSource = "mask") -> None:
         if only not in ONLY:
             raise UserError(f"--only {only}: must be one of {', '.join(ONLY)}")
-        self._run, self._only = run, only
+        self._run, self._only, self._boxes = run, only, boxes
         self._images = ReviewedLayer(run.folder).images
         self.folder: Path = run.folder
         self.ontology = reviewed_ontology(run.ontology, self._images.values())
@@ -52,10 +54,12 @@ class ReviewedLabels:
                 continue
             if self._only == "accepted" and not (state is not None and state.is_accepted):
                 continue
-            if state is None or state.objects is None or isinstance(record, FailedImage):
+            if isinstance(record, FailedImage):
                 yield record
+            elif state is None or state.objects is None:
+                yield annotated_to_export(record, self._boxes)
             else:
-                yield reviewed_to_export(state, self.ontology)
+                yield reviewed_to_export(state, self.ontology, self._boxes)
 
     def image_path(self, record: Any) -> Path:
         """Return the absolute path of a record's image."""

@@ -17,8 +17,7 @@ _OPTIONS = (
 )
 _OPTIONS_IF_USED = (
     *("agnostic_nms_iou", "max_box_area", "min_box_share", "max_aspect", "border_margin", "max_contained", "top_k"),
-    *("mask", "multimask", "mask_cleanup", "largest_part", "boxes"),
-    *("min_mask_fill", "max_mask_fill", "min_mask_score"),
+    *("mask", "multimask", "mask_cleanup", "largest_part", "min_mask_fill", "max_mask_fill", "min_mask_score"),
     *("tile", "tile_overlap", "tile_object", "prefilter", "precision"),
 )
 """They count where they differ from their default, so that a run made before there were any is still continued."""
