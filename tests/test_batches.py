@@ -77,6 +77,16 @@ def test_a_step_is_always_the_same(grounding_processor) -> None:
     assert not torch.equal(steps(grounding_processor)[3].pixel_values[..., :4], one.pixel_values[..., :4])
 
 
+def test_each_source_has_its_weight_of_positives(grounding_processor) -> None:
+    batches = steps(grounding_processor, alphas=(0.2, 0.4, 0.6))
+    alphas = {1.0: 0.2, 2.0: 0.4, 0.5: 0.6}
+    for step in range(20):
+        height, width = batches[step].pixel_values.shape[2:]
+        assert batches[step].alpha == alphas[width / height]
+        assert batches[step].to(torch.device("cpu")).alpha == batches[step].alpha
+    assert steps(grounding_processor)[0].alpha is None
+
+
 def test_processes_see_other_samples_of_the_same_size(grounding_processor) -> None:
     first, second = (steps(grounding_processor, rank=rank)[11] for rank in (0, 1))
     assert first.pixel_values.shape == second.pixel_values.shape

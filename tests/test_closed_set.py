@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from models.grounding_dino.closed_set import CLASSES_FILE, ClassTokens
 from models.grounding_dino.load import write_grounding_dino
 from models.ontology import Ontology
 from models.training.closed_set import ClosedSetTrainer, ask_for_all, class_tokens_from_text, collate_classes
+from models.training.criterion import LossWeights
 from models.training.finetune import finetune
 from models.training.finetune_config import FinetuneConfig
 from models.training.loop import training_loss
@@ -46,6 +48,23 @@ def test_gradient_reaches_the_vectors_and_not_the_text_encoder(tmp_path: Path) -
     torch.stack(list(terms.values())).sum().backward()
     assert model.class_tokens.weight.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in model.model.text_backbone.parameters())
+
+
+def test_a_batch_weighs_its_own_positives(tmp_path: Path) -> None:
+    model, processor = small_model(), small_processor(tmp_path, ("a", "b", "c"))
+    trainer = ClosedSetTrainer(model, class_tokens_from_text(model, processor, ["a", "b", "c"]))
+    batch = collate_classes([_sample(("a", "b", "c"))], ("a", "b", "c"))
+
+    def terms(alpha: float | None) -> dict[str, float]:
+        noise, device = torch.Generator().manual_seed(0), torch.device("cpu")
+        return {
+            name: term.item()
+            for name, term in training_loss(trainer, replace(batch, alpha=alpha), noise, device).items()
+        }
+
+    usual, heavier = terms(None), terms(0.8)
+    assert usual == terms(LossWeights().alpha)
+    assert {name for name in usual if usual[name] != heavier[name]} == {name for name in usual if "focal" in name}
 
 
 def test_every_image_is_asked_for_all() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models.grounding_dino.load import read_grounding_dino, write_grounding_dino
-from models.training.vocabulary import extend_vocabulary, has_whole_words, unknown_words
+from models.training.vocabulary import extend_vocabulary, forget_words, has_whole_words, unknown_words
 from tests.tiny_training import small_model, small_processor
 
 
@@ -62,3 +62,17 @@ def test_too_many_words_are_refused(tmp_path: Path) -> None:
     model, processor = small_model(), small_processor(tmp_path)
     with pytest.raises(ValueError, match=r"1600 words that the detector does not know \(w0, w1, .*free places"):
         extend_vocabulary(model, processor, [f"w{number}" for number in range(1600)])
+
+
+def test_forgotten_words_are_new_again(tmp_path: Path) -> None:
+    model, processor = small_model(), small_processor(tmp_path, ("red", "blood", "cell"))
+    places = {word: processor.tokenizer.get_vocab()[word] for word in ("red", "blood", "cell")}
+    without = forget_words(processor, ["blood", "cell"])
+    assert unknown_words(without.tokenizer, ["red blood cell"]) == ["blood", "cell"]
+    assert without.tokenizer.get_vocab()["red"] == places["red"]
+    assert processor.tokenizer.get_vocab()["blood"] == places["blood"]
+    again, words = extend_vocabulary(model, without, ["red blood cell"])
+    assert words == ("blood", "cell")
+    assert set(again.tokenizer("blood cell")["input_ids"][1:-1]) == {places["blood"], places["cell"]}
+    with pytest.raises(ValueError, match="no words platelet"):
+        forget_words(processor, ["blood", "platelet"])

@@ -1,7 +1,7 @@
 """Batches as a pure function of the step: the same step gives the same batch, however often a run was resumed."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -77,6 +77,8 @@ class StepBatches(Dataset[Batch]):
         seed: Everything random follows from it and the step.
         rank: Which of several processes this is; each sees other samples.
         join: Makes a batch of samples; None joins them with their texts, by `collate`.
+        alphas: Weight of positives in each source's focal loss; None leaves that to the loss. Where many objects of a
+            source have no label, a higher one keeps the scores of the others from falling.
     """
 
     def __init__(
@@ -90,10 +92,12 @@ class StepBatches(Dataset[Batch]):
         seed: int = 0,
         rank: int = 0,
         join: Callable[[Sequence[Sample]], Batch] | None = None,
+        alphas: Sequence[float] | None = None,
     ) -> None:
         self._sources, self._batch_size = list(sources), batch_size
         self._join = join or (lambda samples: collate(samples, tokenizer))
         self._shares = np.asarray(shares, float) / float(np.sum(shares))
+        self._alphas = alphas
         self._steps, self._phases, self._seed, self._rank = steps, list(phases), seed, rank
 
     def __len__(self) -> int:
@@ -103,8 +107,10 @@ class StepBatches(Dataset[Batch]):
         """Make the batch of a step: one source, one image size, fresh samples."""
         common = np.random.default_rng([self._seed, step])
         phase = next(phase for phase in self._phases if step < phase.until * self._steps or phase is self._phases[-1])
-        source = self._sources[int(common.choice(len(self._sources), p=self._shares))]
+        chosen = int(common.choice(len(self._sources), p=self._shares))
+        source = self._sources[chosen]
         short = int(common.choice(phase.short_sides))
         size_hw = (short, round(short * source.aspect)) if source.aspect >= 1 else (round(short / source.aspect), short)
         rng = np.random.default_rng([self._seed, step, self._rank])
-        return self._join([source.draw(rng, size_hw) for _ in range(self._batch_size)])
+        batch = self._join([source.draw(rng, size_hw) for _ in range(self._batch_size)])
+        return batch if self._alphas is None else replace(batch, alpha=self._alphas[chosen])

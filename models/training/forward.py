@@ -32,6 +32,7 @@ class Batch:
         token_mask: (B, T) bool, False on padding.
         span_maps: (P, T) float32 an image, the tokens of each of its prompts.
         targets: One an image.
+        alpha: Weight of positives in the focal loss; None leaves that to the loss.
     """
 
     pixel_values: Tensor
@@ -39,6 +40,7 @@ class Batch:
     token_mask: Tensor
     span_maps: Sequence[Tensor]
     targets: Sequence[Target]
+    alpha: float | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on another device."""
@@ -48,6 +50,7 @@ class Batch:
             self.token_mask.to(device),
             [spans.to(device) for spans in self.span_maps],
             [Target(target.boxes.to(device), target.token_map.to(device)) for target in self.targets],
+            self.alpha,
         )
 
 

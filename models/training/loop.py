@@ -7,7 +7,7 @@ that is resumed goes on with the losses of an unbroken one.
 import csv
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -84,7 +84,7 @@ def training_loss(
         batch: On `device`.
         noise: Draws the denoising noise, on the CPU.
         device: On a GPU the forward pass is in bfloat16 where that is safe.
-        weights: Weights of the terms.
+        weights: Weights of the terms; the batch's own alpha comes before theirs.
         world_boxes: See `grounding_loss`.
     """
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
@@ -95,7 +95,7 @@ def training_loss(
         batch.targets,
         output.denoised,
         output.denoising,
-        weights,
+        weights if batch.alpha is None else replace(weights, alpha=batch.alpha),
         world_boxes=world_boxes,
     )
 

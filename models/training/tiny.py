@@ -24,7 +24,7 @@ from transformers import (
 from models.training.referring import WORDS
 
 CELL_WORDS = ("blood", "cell", "platelet", "white")
-SIZE = {"shortest_edge": 288, "longest_edge": 504}
+SIZE = {"shortest_edge": 336, "longest_edge": 588}
 _VOCABULARY_SIZE = 1536
 _SPECIAL = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103, ".": 1012, "?": 1029}
 

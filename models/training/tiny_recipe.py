@@ -2,10 +2,12 @@
 
     python -m models.training.tiny_recipe --data ../shared/data --output runs/tiny
 
-A round takes the backbone that the last one left, teaches it shapes and colours at object centres (which sees four
-times as many objects a minute as detection does), and puts it back under the detector. Each stage leaves a file and is
-skipped where that is there; detection resumes from its last checkpoint. At the end the last round's scores are moved so
-that the default threshold is the best one: `model/` is the finished detector.
+First comes `shapes/model`, a detector that has seen no cells: a start for fine-tuning that knows nothing of its images
+(`--shapes-only` stops there). The rounds begin from nothing again. A round takes the backbone that the last one left,
+teaches it shapes and colours at object centres (which sees four times as many objects a minute as detection does), and
+puts it back under the detector. Each stage leaves a file and is skipped where that is there; detection resumes from its
+last checkpoint. The finished detector, `model/`, has weights mixed from the last two rounds, and scores moved so that
+the default threshold is the best one.
 `--data` holds `coco_photos/` (photos for backgrounds) and `bccd/` (train.json, val.json, images/); both are public.
 """
 
@@ -34,7 +36,8 @@ from models.training.prompts import PromptSampling
 from models.training.scenes import HELD_OUT_PAIRS, PAIRS, TRAINED_PAIRS, SceneConfig
 from models.training.score_bias import best_threshold, match_scores, shift_scores
 from models.training.sources import CocoSource, SceneSource, labelled_scenes
-from models.training.tiny import build_tiny, deepen_decoder, tiny_backbone, tiny_processor, tiny_words
+from models.training.tiny import CELL_WORDS, build_tiny, deepen_decoder, tiny_backbone, tiny_processor, tiny_words
+from models.training.vocabulary import forget_words
 
 PROMPTS_PER_PASS = 40
 """The largest prompt set of training; larger passes were never seen."""
@@ -42,8 +45,9 @@ WATCH_SEED = 850_000
 """First seed of the scenes that training is watched by; it never draws so small ones itself."""
 THRESHOLD_SEED = 860_000
 """First seed of the scenes on which the best threshold is looked for."""
-SCENE_SHARE = 0.75
 USED_SIZES = (320, 336, 352)
+LAST_SHARE = 0.75
+"""Of the last round's weights in the finished ones: it finds more cells, the one before is a little more exact."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,9 @@ class Round:
         detection_rate: Peak of detection's learning rate.
         giou: Weight of the GIoU loss.
         decoder_layers: Decoder layers from this round on; new ones start as copies of the last.
+        cell_share: Share of the steps that see blood cells instead of scenes.
+        cell_alpha: Weight of positives in the cells' focal loss; .25 as in scenes, more because labels are missing.
+        ema: Decay of the averaged weights.
     """
 
     cycles: tuple[int, ...]
@@ -73,8 +80,12 @@ class Round:
     detection_rate: float = 6e-4
     giou: float = 2.0
     decoder_layers: int = 3
+    cell_share: float = 0.25
+    cell_alpha: float = 0.25
+    ema: float = 0.998
 
 
+SHAPES = Round((2000,), 2e-3, 2400, hard_share=0.8, nothing_present=0.25, cell_share=0.0)
 ROUNDS = (
     Round((900, 2000), 2e-3, 3700),
     Round((4000,), 1e-3, 4800),
@@ -82,14 +93,42 @@ ROUNDS = (
     Round((), 0.0, 2300, (Phase(1.0, (272, 288, 304)),), 0.25, 0.8, 0.4, 4e-4, giou=4.0),
     Round((), 0.0, 2000, (Phase(1.0, (272, 288, 304)),), 0.4, 0.8, 0.4, 4e-4, giou=4.0, decoder_layers=5),
     Round((), 0.0, 1750, (Phase(1.0, USED_SIZES),), 0.35, 0.85, 0.25, 4e-4, giou=4.0, decoder_layers=5),
+    Round(
+        (),
+        0.0,
+        500,
+        (Phase(1.0, USED_SIZES),),
+        decay_from=0.2,
+        hard_share=0.85,
+        nothing_present=0.25,
+        detection_rate=3e-4,
+        giou=4.0,
+        decoder_layers=5,
+        cell_share=0.4,
+        cell_alpha=0.8,
+        ema=0.99,
+    ),
 )
-"""The last two work at the sizes at which the model is used, and weigh boxes more: there their exactness is decided,
-and with prompt sets of which nothing is there, how many false boxes are left. The deeper decoder comes last, since it
-costs time and refines boxes only."""
+"""The later ones work at the sizes at which the model is used, and weigh boxes more: there their exactness is decided,
+and with prompt sets of which nothing is there, how many false boxes are left. The deeper decoder comes late, since it
+costs time and refines boxes only. The last one is for the scores of cells: about a third of BCCD's red cells have no
+label, so that a detector learns to doubt them all."""
 
 
-def watch(model: nn.Module, processor: GroundingDinoProcessor, cells: CocoSource) -> Mapping[str, float]:
-    """Return the figures by which training is watched; the first, their mean, decides which model is best."""
+def mix_weights(model: nn.Module, other: nn.Module, share: float) -> None:
+    """Give a model, in place, `share` of its own weights and the rest of another's of the same kind.
+
+    Source: Wortsman et al. 2022, model soups: where one model was fine-tuned from the other, both lie in one valley.
+    """
+    state = other.state_dict()
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                value.lerp_(state[name], 1 - share)
+
+
+def watch(model: nn.Module, processor: GroundingDinoProcessor, cells: CocoSource | None) -> Mapping[str, float]:
+    """Return the figures by which training is watched; the first, the mean AP, decides which model is best."""
 
     def make(ontology: Ontology) -> GroundingDinoDetector:
         settings = replace(EVALUATION, prompts_per_pass=PROMPTS_PER_PASS)
@@ -98,16 +137,14 @@ def watch(model: nn.Module, processor: GroundingDinoProcessor, cells: CocoSource
     seen = evaluate_detector(make, labelled_scenes(WATCH_SEED, 60, SceneConfig(pairs=TRAINED_PAIRS)), PAIRS)
     held_out = SceneConfig(pairs=tuple(sorted(HELD_OUT_PAIRS)))
     unseen = evaluate_detector(make, labelled_scenes(WATCH_SEED, 30, held_out), PAIRS)
-    blood = evaluate_detector(make, (cells.labelled(index) for index in range(0, len(cells), 3)), cells.names)
-    return {
-        "mean": (seen.ap + unseen.ap + blood.ap) / 3,
-        "full_ap50": seen.ap50,
-        "full_ap": seen.ap,
-        "unseen_ap50": unseen.ap50,
-        "unseen_ap": unseen.ap,
-        "cells_ap50": blood.ap50,
-        "cells_ap": blood.ap,
-    }
+    judged = {"full": seen, "unseen": unseen}
+    if cells is not None:
+        blood = (cells.labelled(index) for index in range(0, len(cells), 3))
+        judged["cells"] = evaluate_detector(make, blood, cells.names)
+    figures = {"mean": sum(precision.ap for precision in judged.values()) / len(judged)}
+    for name, precision in judged.items():
+        figures |= {f"{name}_ap50": precision.ap50, f"{name}_ap": precision.ap}
+    return figures
 
 
 class TinyRecipe:
@@ -115,7 +152,7 @@ class TinyRecipe:
 
     Args:
         data: Folder of `coco_photos/` and `bccd/`.
-        output: Folder for checkpoints and models, `round_1/` and so on.
+        output: Folder for checkpoints and models: `shapes/`, `round_1/` and so on, `model/`.
         evaluate_every: Detection steps between evaluations.
     """
 
@@ -132,30 +169,39 @@ class TinyRecipe:
         )
         self._validation = CocoSource(blood / "val.json", blood / "images")
         self._processor = tiny_processor(tiny_words(), output / "processor")
-        self._vocabulary = (*TRAINED_PAIRS, *self._cells.names)
 
-    def run(self) -> None:
+    def run(self, shapes_only: bool = False) -> None:
         """Run what is not done yet."""
-        before: DenoisingTrainer | None = None
+        self._round(SHAPES, None, 0, 0, self._output / "shapes")
+        if shapes_only:
+            return
+        trained: DenoisingTrainer | None = None
         cycle = 0
-        for number, spec in enumerate(ROUNDS, start=1):
-            folder = self._output / f"round_{number}"
-            state = backbone_of(before.model) if before else None
-            for place, steps in enumerate(spec.cycles):
-                centres = CentreBatches(self._scenes, self._cells, 0.15, 160, 16, steps, seed=cycle)
-                file = folder / f"backbone_{place}.pt"
-                state = pretrain_backbone(tiny_backbone(), centres, file, state, spec.learning_rate)
-                cycle += 1
-            trainer = before or DenoisingTrainer(build_tiny(), DenoisingConfig(queries=30))
-            load_backbone(trainer.model, state or {})
-            trainer.model = deepen_decoder(cast(MMGroundingDinoForObjectDetection, trainer.model), spec.decoder_layers)
-            before = self._detect(trainer, spec, number, folder)
+        for number, spec in enumerate(ROUNDS):
+            trained = self._round(spec, trained, cycle, number, self._output / f"round_{number + 1}")
+            cycle += len(spec.cycles)
         if not (self._output / "model").exists():
-            self._settle_scores(self._output / f"round_{len(ROUNDS)}" / "model")
+            self._finish(*(self._output / f"round_{len(ROUNDS) - back}" / "model" for back in (0, 1)))
 
-    def _settle_scores(self, folder: Path, scenes: int = 200) -> None:
-        """Write `model/`: the detector of a folder with scores of which the default threshold is the best by F1."""
-        model, processor = read_grounding_dino(folder)
+    def _round(
+        self, spec: Round, before: DenoisingTrainer | None, cycle: int, seed: int, folder: Path
+    ) -> DenoisingTrainer:
+        """Train the backbone, then the detector on it; the seed of the first of the backbone's cycles is `cycle`."""
+        cells = self._cells if spec.cell_share else None
+        state = backbone_of(before.model) if before else None
+        for place, steps in enumerate(spec.cycles):
+            centres = CentreBatches(self._scenes, cells, 0.15, 160, 16, steps, seed=cycle + place)
+            file = folder / f"backbone_{place}.pt"
+            state = pretrain_backbone(tiny_backbone(), centres, file, state, spec.learning_rate)
+        trainer = before or DenoisingTrainer(build_tiny(), DenoisingConfig(queries=30))
+        load_backbone(trainer.model, state or {})
+        trainer.model = deepen_decoder(cast(MMGroundingDinoForObjectDetection, trainer.model), spec.decoder_layers)
+        return self._detect(trainer, spec, seed, folder)
+
+    def _finish(self, last: Path, before: Path, scenes: int = 200) -> None:
+        """Write `model/`: the last two detectors mixed, with scores for which the default threshold is best by F1."""
+        model, processor = read_grounding_dino(last)
+        mix_weights(model, read_grounding_dino(before)[0], LAST_SHARE)
         settings = replace(EVALUATION, prompts_per_pass=PROMPTS_PER_PASS)
         detector = GroundingDinoDetector(model, processor, Ontology.from_names(PAIRS), settings)
         truth = list(labelled_scenes(THRESHOLD_SEED, scenes, SceneConfig(pairs=TRAINED_PAIRS)))
@@ -167,21 +213,25 @@ class TinyRecipe:
         shift_scores(model, best, DetectorSettings().box_threshold)
         write_grounding_dino(self._output / "model", model, processor, PROMPTS_PER_PASS)
 
-    def _detect(self, trainer: DenoisingTrainer, spec: Round, number: int, folder: Path) -> DenoisingTrainer:
+    def _detect(self, trainer: DenoisingTrainer, spec: Round, seed: int, folder: Path) -> DenoisingTrainer:
         """Train the detector of a round; return its averaged weights."""
         sampling = PromptSampling(hard_share=spec.hard_share, nothing_present=spec.nothing_present)
+        names = (*TRAINED_PAIRS, *self._cells.names) if spec.cell_share else TRAINED_PAIRS
         batches = StepBatches(
-            [SceneSource(self._scenes, self._vocabulary, sampling=sampling), self._cells],
-            [SCENE_SHARE, 1 - SCENE_SHARE],
+            [SceneSource(self._scenes, names, sampling=sampling), self._cells],
+            [1 - spec.cell_share, spec.cell_share],
             self._processor.tokenizer,
             batch_size=8,
             steps=spec.steps,
             phases=spec.phases,
-            seed=number - 1,
+            seed=seed,
+            alphas=(LossWeights().alpha, spec.cell_alpha),
         )
 
+        processor = self._processor if spec.cell_share else forget_words(self._processor, CELL_WORDS)
+
         def keep(averaged: nn.Module) -> None:
-            write_grounding_dino(folder / "model", cast(GroundingModel, averaged), self._processor, PROMPTS_PER_PASS)
+            write_grounding_dino(folder / "model", cast(GroundingModel, averaged), processor, PROMPTS_PER_PASS)
 
         loop = Loop(
             trainer,
@@ -190,12 +240,14 @@ class TinyRecipe:
             LoopConfig(
                 steps=spec.steps,
                 learning_rate=spec.detection_rate,
+                warmup=min(300, spec.steps // 5),
                 decay_from=spec.decay_from,
+                ema=spec.ema,
                 evaluate_every=self._evaluate_every,
-                seed=number - 1,
+                seed=seed,
             ),
             LossWeights(giou=spec.giou),
-            evaluate=lambda averaged: watch(averaged, self._processor, self._validation),
+            evaluate=lambda averaged: watch(averaged, self._processor, self._validation if spec.cell_share else None),
             keep_best=keep,
             resume=True,
         )
@@ -208,11 +260,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of coco_photos/ and bccd/")
     parser.add_argument("--output", type=Path, required=True, help="folder for checkpoints and the finished model")
+    parser.add_argument("--shapes-only", action="store_true", help="stop after the start that knows no cells")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the training process")
     parser.add_argument("--evaluate-every", type=int, default=1000, help="detection steps between evaluations")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    TinyRecipe(arguments.data, arguments.output, arguments.evaluate_every).run()
+    TinyRecipe(arguments.data, arguments.output, arguments.evaluate_every).run(arguments.shapes_only)
 
 
 if __name__ == "__main__":

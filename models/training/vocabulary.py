@@ -74,6 +74,23 @@ def extend_vocabulary(
     return _rename_tokens(processor, renamed), tuple(words)
 
 
+def forget_words(processor: GroundingDinoProcessor, words: Iterable[str]) -> GroundingDinoProcessor:
+    """Return a processor whose tokenizer does not know some words: their places are free for others.
+
+    Args:
+        processor: Of a model that was never trained on the words; not changed.
+        words: Of its vocabulary.
+
+    Raises:
+        ValueError: It does not know one of them.
+    """
+    vocabulary: dict[str, int] = processor.tokenizer.get_vocab()
+    words = list(words)
+    if strange := [word for word in words if word not in vocabulary]:
+        raise ValueError(f"the vocabulary has no words {', '.join(strange)}")
+    return _rename_tokens(processor, {word: f"{_FREE}{vocabulary[word]}]" for word in words})
+
+
 def _start_embeddings(model: GroundingModel, places: list[int], known: list[int], seed: int) -> None:
     """Draw embeddings of new words from the normal distribution of the known words', dimension by dimension."""
     weight = model.model.text_backbone.embeddings.word_embeddings.weight
