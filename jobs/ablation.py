@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(options: argparse.Namespace) -> None:
     from models.devices import use_threads
-    from models.training.ablation import arms, build_arm, train_arm
+    from models.training.ablation import arms, arms_without, build_arm, train_arm
     from models.training.checkpoint import load_checkpoint
     from models.training.tiny import tiny_processor, tiny_words
 
@@ -40,7 +40,7 @@ def _train(options: argparse.Namespace) -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     processor = tiny_processor(tiny_words(), options.output / "processor")
     for seed in range(options.seeds):
-        for number, arm in enumerate(arms()):
+        for number, arm in enumerate((*arms(), *arms_without())):
             done = read_results(options.output / "results.csv")
             if any(
                 (row["arm"], row["seed"], row["steps"]) == (arm.name, str(seed), str(options.steps)) for row in done

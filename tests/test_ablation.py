@@ -10,7 +10,7 @@ from torch import Tensor
 from jobs.ablation import read_results, table
 from models.grounding_dino.forward import encode_image, encode_text, enhance, start_queries
 from models.grounding_dino.spans import join_prompts, prompt_tokens, stack_texts
-from models.training.ablation import Arm, arms, build_arm, train_arm
+from models.training.ablation import Arm, arms, arms_without, build_arm, train_arm
 from models.training.forward import DenoisingTrainer
 from models.training.pretrain import backbone_of
 from models.training.tiny import build_tiny, tiny_processor, tiny_words
@@ -43,6 +43,14 @@ def test_each_row_adds_one_ingredient() -> None:
     for above, row in pairwise(rows):
         changed = [name for name in vars(row) if name != "name" and getattr(row, name) != getattr(above, name)]
         assert len(changed) == 1, row.name
+
+
+def test_the_whole_detector_less_one() -> None:
+    whole = arms()[-1]
+    for arm in arms_without():
+        changed = {name for name in vars(arm) if getattr(arm, name) != getattr(whole, name)} - {"name"}
+        assert changed == {"two_stage", "mixed"} if "two_stage" in changed else len(changed) == 1, arm.name
+    assert len(set(map(repr, arms_without()))) == len({arm.name for arm in arms_without()}) == 7
 
 
 def test_without_fusion_the_image_does_not_see_the_text(backbone: dict[str, Tensor], tmp_path: Path) -> None:

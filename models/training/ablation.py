@@ -1,4 +1,4 @@
-"""What each ingredient of Grounding DINO is worth here: one more a row, from static queries to the whole detector.
+"""What each ingredient of Grounding DINO is worth here: one more a row up to all of them, then all but one.
 
 Every arm has the same start weights, data, steps and evaluation. What an arm lacks is switched off where it acts: gates
 of the fusion and outputs of the decoder's text attention stand at 0 and are not trained.
@@ -77,6 +77,25 @@ def arms() -> tuple[Arm, ...]:
     ):
         rows.append(replace(rows[-1], name=name, **ingredient))
     return tuple(rows)
+
+
+def arms_without() -> tuple[Arm, ...]:
+    """Return the whole detector less one ingredient, an arm each.
+
+    What an ingredient is worth beside all others: without fusion and sub-sentence text a short training hardly begins,
+    so that the first of `arms` cannot tell. The last but one of them is all but sub-sentence text.
+    """
+    whole = arms()[-1]
+    less = (
+        ("two-stage queries", {"two_stage": False, "mixed": False}),
+        ("mixed query selection", {"mixed": False}),
+        ("denoising", {"denoising": _NO_DENOISING}),
+        ("contrastive denoising (plain instead)", {"denoising": _PLAIN}),
+        ("look forward twice", {"look_forward_twice": False}),
+        ("cross-modality decoder", {"decoder_text": False}),
+        ("encoder fusion", {"fusion": False}),
+    )
+    return tuple(replace(whole, name=f"all but {name}", **change) for name, change in less)
 
 
 def build_arm(arm: Arm, backbone: Mapping[str, Tensor], seed: int) -> DenoisingTrainer:
