@@ -20,7 +20,7 @@ ONLY = ("all", "accepted")
 
 
 class ReviewedLabels:
-    """A run with its corrections; images that nobody touched are the run's rows as they are.
+    """A run with its corrections; images that nobody touched are the run's rows, or those with other boxes.
 
     Args:
         run: The run, opened.
@@ -56,10 +56,10 @@ class ReviewedLabels:
                 continue
             if isinstance(record, FailedImage):
                 yield record
-            elif state is None or state.objects is None:
-                yield annotated_to_export(record, self._boxes)
-            else:
+            elif state is not None and state.objects is not None:
                 yield reviewed_to_export(state, self.ontology, self._boxes)
+            else:
+                yield record if self._boxes == "mask" else annotated_to_export(record, self._boxes)
 
     def image_path(self, record: Any) -> Path:
         """Return the absolute path of a record's image."""
