@@ -181,7 +181,8 @@ class TinyRecipe:
             trained = self._round(spec, trained, cycle, number, self._output / f"round_{number + 1}")
             cycle += len(spec.cycles)
         if not (self._output / "model").exists():
-            self._finish(*(self._output / f"round_{len(ROUNDS) - back}" / "model" for back in (0, 1)))
+            before, last = (self._output / f"round_{len(ROUNDS) + place}" / "model" for place in (-1, 0))
+            self._finish(last, before)
 
     def _round(
         self, spec: Round, before: DenoisingTrainer | None, cycle: int, seed: int, folder: Path
