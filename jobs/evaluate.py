@@ -3,6 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from pipeline.box_source import BOX_SOURCES
+
 if TYPE_CHECKING:
     from pipeline.proof.evaluate import Evaluation
 
@@ -30,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--boxes",
         default="mask",
-        choices=("mask", "detector", "both"),
+        choices=BOX_SOURCES,
         help="judge PREDICTIONS, a run, as `export --boxes` would write it (default: mask)",
     )
     parser.add_argument(

@@ -4,6 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from jobs.split_options import add_split_arguments, print_split, refuse_without_split, split_settings
+from pipeline.box_source import BOX_SOURCES
 
 if TYPE_CHECKING:
     from pipeline.export import Assign, Labels
@@ -49,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--boxes",
         default="mask",
-        choices=("mask", "detector", "both"),
+        choices=BOX_SOURCES,
         help="whose boxes a run's objects with masks have: bounds of the masks, the detector's, or the mean of both "
         "(default: mask)",
     )

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from jobs.cli import main
+from models.boxes import xyxy_to_xywh
+from pipeline.box_source import BoxSource, choose_box
 from pipeline.errors import UserError
 from pipeline.export import open_labels
-from pipeline.export.box_source import BoxSource, choose_box
 from pipeline.export.objects import ExportImage
 from pipeline.paths import path_to_image_id
 from pipeline.proof.evaluate import evaluate
@@ -49,16 +50,14 @@ def boxes_of(file: Path) -> list[list[float]]:
     return sorted(annotation["bbox"] for annotation in json.loads(file.read_text())["annotations"])
 
 
-def xywh(corners: tuple[tuple[float, ...], ...]) -> list[list[float]]:
-    return sorted([left, top, right - left, bottom - top] for left, top, right, bottom in corners)
-
-
 @pytest.mark.parametrize("source", ["mask", "detector", "both"])
 def test_export_writes_them(tmp_path: Path, source: BoxSource) -> None:
     run = write(tmp_path)
     output = tmp_path / "coco"
     assert main(["export", str(run.folder), "--output", str(output), "--boxes", source]) == 0
-    assert boxes_of(output / "annotations.json") == xywh(EXPECTED[source])
+    assert boxes_of(output / "annotations.json") == sorted(
+        xyxy_to_xywh(np.array(EXPECTED[source], np.float32)).tolist()
+    )
 
 
 def test_evaluate_judges_them(tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from models.ontology import Ontology
+from pipeline.box_source import BoxSource, refuse_boxes_without_run
 from pipeline.coco_file import find_annotations
 from pipeline.errors import UserError
-from pipeline.export.box_source import BoxSource
 from pipeline.export.coco_labels import CocoLabels
 from pipeline.export.objects import LabelRecord
 from pipeline.store.run import Run, is_run
@@ -66,9 +66,8 @@ def open_labels(
         raise UserError(
             f"--only {only}: {path} is no run that was reviewed; `groundlabel review` keeps what is accepted"
         )
-    if coco and boxes != "mask":
-        raise UserError(f"--boxes {boxes}: only a run has the detector's boxes beside its masks, and {path} is none")
     if coco:
+        refuse_boxes_without_run(path, boxes)
         return CocoLabels.open(path, images_root)
     run = Run.open(path)
     if images_root is not None:

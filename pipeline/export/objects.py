@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from models.masks import Rle, mask_areas, mask_boxes_xywh
-from pipeline.export.box_source import BoxSource, choose_box
+from pipeline.box_source import BoxSource, choose_box
 from pipeline.records import AnnotatedImage, FailedImage
 
 
@@ -107,8 +107,7 @@ def annotated_to_export(record: AnnotatedImage, boxes: BoxSource = "mask") -> Ex
         if areas[row] == 0 and not mask.is_absent:
             empty.append(record.instance_ids[row])
             continue
-        own_box, mask_box = tuple(own[row]), tuple(corners[row])
-        left, top, right, bottom = own_box if mask.is_absent else choose_box(mask_box, own_box, boxes)
+        left, top, right, bottom = own[row] if mask.is_absent else choose_box(corners[row], own[row], boxes)
         objects.append(
             ExportObject(
                 record.instance_ids[row],

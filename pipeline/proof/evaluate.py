@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.masks import mask_iou
+from pipeline.box_source import BoxSource
 from pipeline.errors import UserError
-from pipeline.export.box_source import BoxSource
 from pipeline.proof.boundary import rim_of_rle
 from pipeline.proof.clicks import Clicks, count_clicks
 from pipeline.proof.coco_scores import KINDS, Scores, coco_scores

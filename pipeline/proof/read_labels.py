@@ -11,9 +11,9 @@ from pycocotools import mask as coco_mask
 
 from models.class_spec import normalise_prompt
 from models.masks import Rle, mask_areas, mask_boxes_xywh
+from pipeline.box_source import BoxSource, refuse_boxes_without_run
 from pipeline.coco_file import CocoFile, find_image_folder, join_coco, read_json_files
 from pipeline.errors import UserError
-from pipeline.export.box_source import BoxSource
 from pipeline.export.labels import Labels, open_labels
 from pipeline.export.objects import annotated_to_export
 from pipeline.paths import stored_to_path
@@ -64,8 +64,7 @@ def read_label_set(
     path = Path(path)
     if path.is_dir() and is_run(path):
         return collect_labels(open_labels(path, boxes=boxes))
-    if boxes != "mask":
-        raise UserError(f"--boxes {boxes}: only a run has the detector's boxes beside its masks, and {path} is none")
+    refuse_boxes_without_run(path, boxes)
     files = read_json_files(path)
     if isinstance(files[0].content, list):
         return _read_results(path, files[0].content, truth)

@@ -8,7 +8,7 @@ from models.boxes import clip_boxes
 from models.class_spec import normalise_prompt
 from models.masks import mask_areas, mask_boxes_xywh
 from models.ontology import Ontology
-from pipeline.export.box_source import BoxSource, choose_box
+from pipeline.box_source import BoxSource, choose_box
 from pipeline.export.objects import ExportImage, ExportObject
 from pipeline.records import FailedImage, Record
 from pipeline.reviewed.changes import BoxXyxy, ReviewedImage, ReviewedObject, digest

@@ -6,8 +6,8 @@ from typing import Any
 
 from models.class_spec import ClassSpec, normalise_prompt
 from models.ontology import Ontology
+from pipeline.box_source import BoxSource
 from pipeline.errors import UserError
-from pipeline.export.box_source import BoxSource
 from pipeline.export.objects import LabelRecord, annotated_to_export
 from pipeline.records import FailedImage
 from pipeline.reviewed.changes import ReviewedImage

@@ -1,6 +1,9 @@
 """Whose boxes exported objects have: those of their masks, the detector's, or the mean of the two."""
 
+from pathlib import Path
 from typing import Literal, TypeAlias, get_args
+
+from pipeline.errors import UserError
 
 BoxSource: TypeAlias = Literal["mask", "detector", "both"]
 BOX_SOURCES: tuple[BoxSource, ...] = get_args(BoxSource)
@@ -9,6 +12,16 @@ Corners: TypeAlias = tuple[float, float, float, float]
 
 _MOST_APART = 0.3
 """Sides of mask and box further apart than this share of the box are no two readings of one edge: one is wrong."""
+
+
+def refuse_boxes_without_run(path: Path, source: BoxSource) -> None:
+    """Refuse to take other boxes than its own from what is no run.
+
+    Raises:
+        UserError: The source is not "mask".
+    """
+    if source != "mask":
+        raise UserError(f"--boxes {source}: only a run has the detector's boxes beside its masks, and {path} is none")
 
 
 def choose_box(mask_xyxy: Corners, detector_xyxy: Corners | None, source: BoxSource) -> Corners:
