@@ -16,6 +16,8 @@ _QUERIES = 1024
 """Queries at a time, so that their places and weights take megabytes, not gigabytes."""
 _BEFORE, _AFTER = 1, 2
 """Zero rows and columns around a level: places are clamped to [-1, side], and a sample reads one further."""
+RIM = _BEFORE + _AFTER
+"""How much longer a level's rows become."""
 
 
 def attend_deformably(
@@ -88,14 +90,14 @@ def _read(
     """
     count, length, dims = asking.shape
     heads, levels, points = attention.n_heads, attention.n_levels, attention.n_points
-    rows = _rimmed(attention.value_proj(vision), level_hw)
+    rows = rim_levels(attention.value_proj(vision), level_hw)
     head_rows = rows.view(-1, dims // heads)
     # The module's offsets are (x, y) pairs; taken apart by their weights, each comes out contiguous.
     weight, bias = attention.sampling_offsets.weight, attention.sampling_offsets.bias
     heights, widths = (side.repeat_interleave(points).repeat(heads) for side in asking.new_tensor(level_hw).unbind(1))
-    firsts = _first_places(level_hw, asking).repeat_interleave(points).repeat(heads)
+    firsts = first_places(level_hw, asking).repeat_interleave(points).repeat(heads)
     head = torch.arange(heads, dtype=torch.int32, device=asking.device).repeat_interleave(levels * points)
-    strides = widths + (_BEFORE + _AFTER)
+    strides = widths + RIM
     down = strides.to(torch.int32) * heads
     output = torch.empty_like(asking)
     for image in range(count):
@@ -151,7 +153,7 @@ def attend_by_grid(
     return read
 
 
-def _rimmed(values: Tensor, level_hw: list[tuple[int, int]]) -> Tensor:
+def rim_levels(values: Tensor, level_hw: list[tuple[int, int]]) -> Tensor:
     """Return (B, S', d): each level with its rim of zeros, flattened and joined."""
     count, _, dims = values.shape
     rim = (0, 0, _BEFORE, _AFTER, _BEFORE, _AFTER)
@@ -172,11 +174,11 @@ def _centres(level_hw: list[tuple[int, int]], like: Tensor) -> tuple[Tensor, Ten
     return places[:, 1:] * sides_x - 0.5, places[:, :1] * sides_y - 0.5
 
 
-def _first_places(level_hw: list[tuple[int, int]], like: Tensor) -> Tensor:
+def first_places(level_hw: list[tuple[int, int]], like: Tensor) -> Tensor:
     """Return (L,) float: which of the rimmed tokens is the first inside the rim of each level."""
     firsts, start = [], 0
     for height, width in level_hw:
-        stride = width + _BEFORE + _AFTER
+        stride = width + RIM
         firsts.append(start + _BEFORE * stride + _BEFORE)
-        start += (height + _BEFORE + _AFTER) * stride
+        start += (height + RIM) * stride
     return like.new_tensor(firsts)

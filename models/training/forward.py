@@ -18,6 +18,7 @@ from models.grounding_dino.forward import (
     enhance,
     start_queries,
 )
+from models.training.attention import use_fused_attention
 from models.training.denoising import Denoising, DenoisingConfig, attention_blocked, make_denoising
 from models.training.matcher import Target
 
@@ -68,7 +69,7 @@ class DenoisingTrainer(nn.Module):
     """A Grounding DINO with what only its training needs: the content of denoising queries.
 
     Args:
-        model: The detector; what is saved after training.
+        model: The detector; what is saved after training. Its attention is changed to a cheaper form in place.
         config: Amounts of denoising noise.
         text_level: Which words of a text see each other.
         look_forward_twice: Let the box of a layer train the layer before too.
@@ -82,6 +83,7 @@ class DenoisingTrainer(nn.Module):
         look_forward_twice: bool = True,
     ) -> None:
         super().__init__()
+        use_fused_attention(model)
         self.model = model
         self.name_content = nn.Linear(model.config.d_model, model.config.d_model)
         self.config = config
