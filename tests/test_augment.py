@@ -12,6 +12,7 @@ from models.training.augment import (
     flip_vertical,
     jitter_colour,
     mosaic,
+    quarter_turn,
     random_window,
 )
 
@@ -44,7 +45,18 @@ def test_flips() -> None:
     np.testing.assert_array_equal(twice.boxes_xyxy, labelled.boxes_xyxy)
 
 
-@pytest.mark.parametrize("flip", [flip_horizontal, flip_vertical])
+def test_quarter_turns() -> None:
+    labelled = painted()
+    turned = quarter_turn(labelled)
+    assert turned.image.shape == (90, 60, 3)
+    assert_box_is_where_the_paint_is(turned)
+    assert turned.boxes_xyxy.tolist() == [[10, 40, 40, 70]], "what was right is above"
+    half, full = quarter_turn(turned), quarter_turn(quarter_turn(quarter_turn(turned)))
+    np.testing.assert_array_equal(half.image, flip_vertical(flip_horizontal(labelled)).image)
+    np.testing.assert_array_equal(full.boxes_xyxy, labelled.boxes_xyxy)
+
+
+@pytest.mark.parametrize("flip", [flip_horizontal, flip_vertical, quarter_turn])
 def test_flips_without_boxes(flip) -> None:  # type: ignore[no-untyped-def]
     assert flip(Labelled(painted().image, np.zeros((0, 4), np.float32), ())).boxes_xyxy.shape == (0, 4)
 

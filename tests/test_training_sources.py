@@ -44,7 +44,7 @@ def test_large_images_are_kept_small(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mosaic_share", [0.0, 1.0])
 def test_samples_are_true(tmp_path: Path, mosaic_share: float) -> None:
-    coco = source(tmp_path, mosaic_share=mosaic_share, vertical_flip=True)
+    coco = source(tmp_path, mosaic_share=mosaic_share, vertical_flip=True, quarter_turns=True)
     for seed in range(12):
         sample = coco.draw(np.random.default_rng(seed), (80, 120))
         assert sample.image.shape == (80, 120, 3)
@@ -52,6 +52,27 @@ def test_samples_are_true(tmp_path: Path, mosaic_share: float) -> None:
         assert sample.positive.shape == (len(sample.boxes_xyxy), len(sample.prompts))
         if len(sample.boxes_xyxy) == 1 and mosaic_share == 0:
             np.testing.assert_allclose(sample.boxes_xyxy[0], find(sample.image), atol=2.5)
+
+
+def test_only_quarter_turns_stand_images_on_end(tmp_path: Path) -> None:
+    """Drawn whole, the thing of 30 × 30 in an image of 90 × 60 is as large on end, and its image leaves grey beside."""
+
+    def upright(quarter_turns: bool) -> int:
+        coco = source(tmp_path, quarter_turns=quarter_turns, zoom=(1.0, 1.0), colour=0.0)
+        drawn = [coco.draw(np.random.default_rng(seed), (60, 90)).image for seed in range(30)]
+        return sum(bool((image[:, 0] == 114).all() or (image[:, -1] == 114).all()) for image in drawn)
+
+    assert upright(False) == 0
+    assert 8 <= upright(True) <= 22
+
+
+def test_colours_change_as_much_as_asked(tmp_path: Path) -> None:
+    def spread(colour: float) -> float:
+        coco = source(tmp_path, colour=colour, zoom=(1.0, 1.0))
+        return float(np.std([coco.draw(np.random.default_rng(seed), (60, 90)).image.mean() for seed in range(20)]))
+
+    assert spread(0.0) < 0.5
+    assert spread(0.4) > 1.5 * spread(0.1) > 1
 
 
 def test_the_same_chance_gives_the_same_sample(tmp_path: Path) -> None:

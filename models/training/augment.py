@@ -51,6 +51,14 @@ def flip_vertical(labelled: Labelled) -> Labelled:
     return Labelled(np.ascontiguousarray(labelled.image[::-1]), boxes, labelled.names)
 
 
+def quarter_turn(labelled: Labelled) -> Labelled:
+    """Turn an image by 90 degrees against the clock; its width becomes its height."""
+    x1, y1, x2, y2 = labelled.boxes_xyxy.T
+    width = labelled.image.shape[1]
+    boxes = np.stack([y1, width - x2, y2, width - x1], axis=1)
+    return Labelled(np.ascontiguousarray(np.rot90(labelled.image)), boxes, labelled.names)
+
+
 def crop_resize(
     labelled: Labelled,
     window_xyxy: tuple[float, float, float, float],

@@ -192,6 +192,7 @@ def _open_sources(images: Path, side: int, config: FinetuneConfig, read: ReadIma
         max_side=kept,
         cached=min(2000, int(_CACHE_BYTES / (2.25 * kept**2))),
         vertical_flip=config.vertical_flip,
+        quarter_turns=config.quarter_turns,
         read=read,
     )
 

@@ -50,6 +50,9 @@ class FinetuneConfig:
     vertical_flip: bool = field(
         default=False, metadata={"help": "mirror images top to bottom, too: for microscopes and pictures from above"}
     )
+    quarter_turns: bool = field(
+        default=False, metadata={"help": "turn images by a quarter, too: for images that have no up and down"}
+    )
     seed: int = field(default=0, metadata={"help": "of all that is random"})
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ from models.training.augment import (
     flip_vertical,
     jitter_colour,
     mosaic,
+    quarter_turn,
     random_window,
 )
 from models.training.prompts import PromptSampling, Sample, ask_for_expressions, ask_for_names
@@ -118,10 +119,12 @@ class CocoSource:
         sampling: How prompt sets are drawn.
         zoom: Window sizes relative to the whole image; below 1 crops, above 1 zooms out.
         vertical_flip: Also mirror top to bottom; right for microscopes, wrong for streets.
+        quarter_turns: Also turn by a quarter; right for microscopes and pictures from above.
         mosaic_share: Share of samples joined from four images.
         max_side: Images are kept in memory at most this large, pixels.
         cached: Most images kept in memory.
         read: Reads an image file.
+        colour: Largest share by which brightness, contrast and saturation change.
 
     Raises:
         ValueError: The file holds no image.
@@ -135,10 +138,12 @@ class CocoSource:
         sampling: PromptSampling = PromptSampling(),
         zoom: tuple[float, float] = (0.5, 1.15),
         vertical_flip: bool = False,
+        quarter_turns: bool = False,
         mosaic_share: float = 0.1,
         max_side: int = 640,
         cached: int = 2000,
         read: Callable[[Path], NDArray[np.uint8]] = read_rgb,
+        colour: float = 0.2,
     ) -> None:
         data = json.loads(annotations.read_text(encoding="utf-8"))
         names = {category["id"]: str(category["name"]).lower() for category in data["categories"]}
@@ -154,6 +159,7 @@ class CocoSource:
         sides = [(record["width"], record["height"]) for record in data["images"]]
         self.aspect = float(np.median([width / height for width, height in sides]))
         self._sampling, self._zoom, self._vertical_flip = sampling, zoom, vertical_flip
+        self._quarter_turns, self._colour = quarter_turns, colour
         self._mosaic_share, self._max_side = mosaic_share, max_side
         self._read_file = read
         self._may_mirror = all(mirror_expression(name) in names.values() for name in names.values())
@@ -193,6 +199,8 @@ class CocoSource:
 
     def _window(self, rng: np.random.Generator, size_hw: tuple[int, int]) -> Labelled:
         labelled = self.labelled(int(rng.integers(len(self))))
+        if self._quarter_turns and rng.random() < 0.5:
+            labelled = quarter_turn(labelled)
         labelled = crop_resize(labelled, random_window(rng, labelled.image_hw, size_hw, self._zoom), size_hw)
         if rng.random() < 0.5 and self._may_mirror:
             labelled = flip_horizontal(labelled)
@@ -208,7 +216,7 @@ class CocoSource:
             labelled = mosaic([self._window(rng, size_hw) for _ in range(4)], size_hw)
         else:
             labelled = self._window(rng, size_hw)
-        labelled = Labelled(jitter_colour(rng, labelled.image, 0.2), labelled.boxes_xyxy, labelled.names)
+        labelled = Labelled(jitter_colour(rng, labelled.image, self._colour), labelled.boxes_xyxy, labelled.names)
         return ask_for_names(rng, labelled, self.vocabulary, self._sampling)
 
 
