@@ -226,6 +226,15 @@ def test_no_objects() -> None:
     assert 1 <= sum(empty) <= 15
 
 
+def test_fewest_objects() -> None:
+    """Scenes that are not left empty try at least so many; where there is no room one may be missing."""
+    config = SceneConfig(size=128, max_objects=6, min_objects=5)
+    counts = [len(render_scene(seed, config).labels) for seed in range(60)]
+    assert set(counts) <= {0, 4, 5, 6}
+    assert sum(count >= 5 for count in counts) > 40
+    assert _digest(render_scene(3, SceneConfig(min_objects=1))) == _digest(render_scene(3)), "1 changes nothing"
+
+
 def test_one_pair_and_photos(tmp_path: Path) -> None:
     photo = tmp_path / "photo.jpg"
     Image.fromarray(np.full((90, 200, 3), (9, 200, 30), dtype=np.uint8)).save(photo)
@@ -244,6 +253,8 @@ def test_one_pair_and_photos(tmp_path: Path) -> None:
         ({"size": 32}, "size must be at least 64 pixels, not 32"),
         ({"max_objects": -1}, "max_objects must be 0 to 100, not -1"),
         ({"max_objects": 101}, "max_objects must be 0 to 100, not 101"),
+        ({"min_objects": 0}, "min_objects must be 1 to 12, not 0"),
+        ({"max_objects": 3, "min_objects": 4}, "min_objects must be 1 to 3, not 4"),
         ({"pairs": ()}, "pairs must hold at least one name"),
         ({"pairs": ("red dog",)}, "red dog"),
     ],

@@ -5,14 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.grounding_dino.spans import prompt_tokens
+from models.grounding_dino.forward import encode_image, encode_text, predict
+from models.grounding_dino.spans import prompt_tokens, stack_texts
 from models.training.batches import collate
 from models.training.criterion import grounding_loss
 from models.training.forward import DenoisingTrainer
 from models.training.referring import WORDS
 from models.training.scenes import PAIRS
-from models.training.tiny import build_tiny, deepen_decoder, tiny_processor, tiny_vocabulary, tiny_words
-from tests.grounding_models import NAMED_SAMPLES
+from models.training.tiny import build_tiny, grow_decoder, tiny_processor, tiny_vocabulary, tiny_words
+from tests.grounding_models import NAMED_SAMPLES, pixels, text_of
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ def test_start_values() -> None:
 
 def test_a_deeper_decoder_begins_with_copies_of_the_last_layer() -> None:
     model = build_tiny()
-    deeper = deepen_decoder(model, 5)
+    deeper = grow_decoder(model, layers=5, points=4)
     assert len(deeper.model.decoder.layers) == deeper.config.decoder_layers == 5
     assert model.config.decoder_layers == 3
     old, new = dict(model.named_parameters()), dict(deeper.named_parameters())
@@ -88,10 +89,41 @@ def test_a_deeper_decoder_begins_with_copies_of_the_last_layer() -> None:
         torch.equal(v, old[n.replace("layers.3", "layers.2").replace("layers.4", "layers.2")]) for n, v in added.items()
     )
     assert {name.split(".")[3] for name in added} == {"3", "4"}, "box and class heads are shared"
-    assert sum(value.numel() for value in new.values()) * 4 <= 12e6, "the bundled file's limit"
     assert all(value.requires_grad for value in new.values())
-    with pytest.raises(ValueError, match="has 3 layers; it cannot be deepened to 2"):
-        deepen_decoder(model, 2)
+
+
+def test_more_points_and_own_box_heads_begin_as_the_old_decoder(grounding_processor) -> None:
+    model = build_tiny().eval()
+    with torch.no_grad():
+        torch.manual_seed(0)
+        for layer, head in zip(model.model.decoder.layers, model.bbox_embed, strict=True):
+            layer.encoder_attn.attention_weights.weight.normal_()
+            head.layers[2].weight.normal_(std=0.1)
+    grown = grow_decoder(model, layers=3, points=8, share_box_head=False).eval()
+    text = text_of(grounding_processor, ("red circle", "blue square"))
+    ids, mask = stack_texts([text, text])
+
+    def boxes(of: torch.nn.Module) -> torch.Tensor:
+        with torch.no_grad():
+            return predict(of, encode_image(of, pixels(2, 96, 96)), encode_text(of, ids, mask))[1]
+
+    before, after = boxes(model), boxes(grown)
+    assert 0 < (before - after).abs().max() < 0.01, "only the parted places move them, a little"
+    heads = [list(head.parameters()) for head in grown.bbox_embed]
+    assert all(torch.equal(one, other) for one, other in zip(heads[0], heads[2], strict=True))
+    assert heads[0][0] is not heads[2][0]
+    assert grown.model.decoder.bbox_embed[2].layers[0].weight is grown.bbox_embed[2].layers[0].weight
+
+
+def test_the_largest_decoder_fits_into_the_bundled_file() -> None:
+    grown = grow_decoder(build_tiny(), layers=5, points=8, share_box_head=False)
+    assert sum(value.numel() for value in grown.parameters()) * 4 <= 12e6
+
+
+@pytest.mark.parametrize(("layers", "points"), [(2, 4), (3, 6), (3, 2)])
+def test_a_decoder_does_not_shrink(layers: int, points: int) -> None:
+    with pytest.raises(ValueError, match=f"3 layers and 4 points cannot grow to {layers} and {points}"):
+        grow_decoder(build_tiny(), layers, points)
 
 
 def test_it_starts_at_a_loss_from_which_it_trains(processor, grounding_processor) -> None:

@@ -37,7 +37,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_stages(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shapes alone, then two rounds with cells of which the second has a decoder layer more; the finish is left out."""
+    """Shapes alone, then rounds with cells; the last has a larger decoder and begins mixed. The finish is left out."""
     judged: list[bool] = []
 
     def watch(_model: object, _processor: object, cells: object) -> Mapping[str, float]:
@@ -47,7 +47,9 @@ def test_stages(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     small = replace(SHAPES, cycles=(1,), steps=2, phases=(Phase(1.0, (64,)),))
     monkeypatch.setattr(tiny_recipe, "watch", watch)
     monkeypatch.setattr(tiny_recipe, "SHAPES", small)
-    rounds = (replace(small, cell_share=0.5), replace(small, cycles=(), cell_share=0.5, decoder_layers=4))
+    second = replace(small, cycles=(), cell_share=0.5)
+    last = replace(second, decoder_layers=4, decoder_points=8, share_box_head=False, mixed=0.5, vary_cells=True)
+    rounds = (replace(small, cell_share=0.5), second, replace(last, phases=(Phase(1.0, (64, 80)),)))
     monkeypatch.setattr(tiny_recipe, "ROUNDS", rounds)
     finished: list[list[str]] = []
     monkeypatch.setattr(TinyRecipe, "_finish", lambda _, *folders: finished.append([f.parent.name for f in folders]))
@@ -60,18 +62,20 @@ def test_stages(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert unknown_words(processor.tokenizer, [CELLS, "red circle"]) == ["blood", "cell"]
 
     TinyRecipe(data, output, evaluate_every=0).run()
-    assert judged == [False, True, True]
+    assert judged == [False, True, True, True]
     _, processor = read_grounding_dino(output / "round_1" / "model")
     assert unknown_words(processor.tokenizer, [CELLS, "red circle"]) == []
-    model, _ = read_grounding_dino(output / "round_2" / "model")
-    assert model.config.decoder_layers == 4
-    assert finished == [["round_2", "round_1"]]
+    assert processor.image_processor.size == {"shortest_edge": 64, "longest_edge": 112}
+    model, processor = read_grounding_dino(output / "round_3" / "model")
+    assert (model.config.decoder_layers, model.config.decoder_n_points) == (4, 8)
+    assert processor.image_processor.size == {"shortest_edge": 80, "longest_edge": 140}
+    assert finished == [["round_3"]]
     first = torch.load(output / "round_1" / "backbone_0.pt", weights_only=True)
     assert not (output / "round_2" / "backbone_0.pt").exists()
     assert set(first) == set(torch.load(output / "shapes" / "backbone_0.pt", weights_only=True))
 
     TinyRecipe(data, output, evaluate_every=0).run()
-    assert judged == [False, True, True], "finished stages are skipped"
+    assert judged == [False, True, True, True], "finished stages are skipped"
 
 
 def test_mixed_weights() -> None:

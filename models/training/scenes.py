@@ -66,6 +66,8 @@ class SceneConfig:
         max_objects: Most objects in a scene, 0 to 100.
         pairs: Names that may appear, of PAIRS, at least one.
         photos: Image files that serve as backgrounds in 2 of 5 scenes; may be empty.
+        min_objects: Fewest that are tried in a scene that is not left empty, 1 to max_objects; an object for which
+            there is no room is left out.
 
     Raises:
         ValueError: A field is outside its range.
@@ -75,6 +77,7 @@ class SceneConfig:
     max_objects: int = 12
     pairs: tuple[str, ...] = TRAINED_PAIRS
     photos: tuple[Path, ...] = ()
+    min_objects: int = 1
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -82,6 +85,8 @@ class SceneConfig:
             raise ValueError(f"size must be at least {MIN_SIZE_PX} pixels, not {self.size}")
         if not 0 <= self.max_objects <= 100:
             raise ValueError(f"max_objects must be 0 to 100, not {self.max_objects}")
+        if not 1 <= self.min_objects <= max(self.max_objects, 1):
+            raise ValueError(f"min_objects must be 1 to {max(self.max_objects, 1)}, not {self.min_objects}")
         unknown = sorted(set(self.pairs) - set(PAIRS))
         if unknown:
             raise ValueError(f"pairs holds names that are no colour and shape: {unknown[:5]}")
@@ -137,7 +142,7 @@ def render_scene(seed: int, config: SceneConfig = SceneConfig()) -> Scene:
     owners = np.zeros((config.size, config.size), dtype=np.int8)
     canvas = Canvas(np.array(image), owners)
     empty = rng.random() < EMPTY_SHARE or config.max_objects == 0
-    for _ in range(0 if empty else int(rng.integers(1, config.max_objects + 1))):
+    for _ in range(0 if empty else int(rng.integers(config.min_objects, config.max_objects + 1))):
         names = canvas.labels if canvas.labels and rng.random() < REPEAT_SHARE else config.pairs
         place_object(canvas, names[int(rng.integers(len(names)))], rng)
     labels = tuple(canvas.labels)

@@ -24,9 +24,13 @@ from transformers import (
 from models.training.referring import WORDS
 
 CELL_WORDS = ("blood", "cell", "platelet", "white")
-SIZE = {"shortest_edge": 336, "longest_edge": 588}
 _VOCABULARY_SIZE = 1536
 _SPECIAL = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103, ".": 1012, "?": 1029}
+
+
+def image_size(short_side: int) -> dict[str, int]:
+    """Return the processor's image size for a shorter side in pixels; the longer may be 1.75 times as long."""
+    return {"shortest_edge": short_side, "longest_edge": short_side * 7 // 4}
 
 
 def tiny_vocabulary(words: Sequence[str]) -> list[str]:
@@ -55,13 +59,13 @@ def tiny_words() -> list[str]:
     return sorted({*WORDS, *CELL_WORDS})
 
 
-def tiny_processor(words: Sequence[str], folder: Path) -> GroundingDinoProcessor:
+def tiny_processor(words: Sequence[str], folder: Path, short_side: int = 336) -> GroundingDinoProcessor:
     """Build the processor (image resize and tokenizer), writing the vocabulary file into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = folder / "vocab.txt"
     vocabulary.write_text("\n".join(tiny_vocabulary(words)) + "\n", encoding="utf-8")
     tokenizer = BertTokenizer.from_pretrained(str(folder))
-    return GroundingDinoProcessor(GroundingDinoImageProcessor(size=dict(SIZE), do_pad=False), tokenizer)
+    return GroundingDinoProcessor(GroundingDinoImageProcessor(size=image_size(short_side), do_pad=False), tokenizer)
 
 
 def tiny_backbone() -> ResNetConfig:
@@ -131,29 +135,61 @@ def build_tiny(seed: int = 0) -> MMGroundingDinoForObjectDetection:
     return model
 
 
-def deepen_decoder(model: MMGroundingDinoForObjectDetection, layers: int) -> MMGroundingDinoForObjectDetection:
-    """Return the model with more decoder layers, each new one a copy of the last, which refines boxes once more.
+def grow_decoder(
+    model: MMGroundingDinoForObjectDetection, layers: int, points: int, share_box_head: bool = True
+) -> MMGroundingDinoForObjectDetection:
+    """Return the model with a larger decoder that begins as the old one.
 
     Args:
         model: Any tiny model; it is left as it is.
-        layers: Decoder layers to have, at least as many as there are.
+        layers: Decoder layers to have, at least as many as there are. New ones are copies of the last, which refines
+            boxes once more.
+        points: Places that a head reads on each level, a multiple of what there are. A place becomes several that lie
+            a few hundredths of the box apart and share its weight.
+        share_box_head: False gives each layer a box head of its own, a copy of what they shared.
 
     Raises:
-        ValueError: There are more layers than that.
+        ValueError: The decoder cannot grow to that.
     """
-    last = model.config.decoder_layers - 1
-    if layers <= last:
-        raise ValueError(f"the decoder has {last + 1} layers; it cannot be deepened to {layers}")
-    config = copy.deepcopy(model.config)
-    config.decoder_layers = layers
-    deeper = MMGroundingDinoForObjectDetection(config)
+    old = model.config
+    last = old.decoder_layers - 1
+    if layers <= last or points % old.decoder_n_points or (share_box_head and not old.decoder_bbox_embed_share):
+        raise ValueError(
+            f"a decoder of {last + 1} layers and {old.decoder_n_points} points cannot grow to {layers} and {points}, "
+            f"{'a shared box head' if share_box_head else 'own box heads'}"
+        )
+    config = copy.deepcopy(old)
+    config.decoder_layers, config.decoder_n_points = layers, points
+    config.decoder_bbox_embed_share = share_box_head
+    grown = MMGroundingDinoForObjectDetection(config)
     known: dict[str, Tensor] = model.state_dict()
-
     per_layer = re.compile(r"((?:decoder\.layers|bbox_embed|class_embed)\.)(\d+)")
+    noise = torch.Generator().manual_seed(0)
 
     def source(key: str) -> Tensor:
-        return known[per_layer.sub(lambda found: f"{found[1]}{min(int(found[2]), last)}", key)]
+        value = known[per_layer.sub(lambda found: f"{found[1]}{min(int(found[2]), last)}", key)]
+        if "decoder.layers" not in key or points == old.decoder_n_points:
+            return value
+        if "sampling_offsets" in key:
+            return _part_places(value, points, old, noise)
+        if "attention_weights" in key:
+            parted = value.view(-1, old.decoder_n_points, *value.shape[1:])
+            return parted.repeat_interleave(points // old.decoder_n_points, dim=1).flatten(0, 1)
+        return value
 
-    deeper.load_state_dict({key: source(key) for key in deeper.state_dict()})
-    deeper.requires_grad_(True)
-    return deeper
+    grown.load_state_dict({key: source(key) for key in grown.state_dict()})
+    grown.requires_grad_(True)
+    return grown
+
+
+def _part_places(value: Tensor, points: int, config: MMGroundingDinoConfig, noise: torch.Generator) -> Tensor:
+    """Return weight or bias of sampling offsets for more points: the old ones repeated, the biases moved a little.
+
+    An offset counts in shares of half a box divided by the number of points, hence the factor.
+    """
+    factor = points // config.decoder_n_points
+    parted = value.view(-1, config.decoder_n_points, 2, *value.shape[1:])
+    parted = parted.repeat_interleave(factor, dim=1) * factor
+    if value.dim() == 1:
+        parted = parted + torch.rand(parted.shape, generator=noise) - 0.5
+    return parted.flatten(0, 2)
