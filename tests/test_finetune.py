@@ -26,7 +26,7 @@ from models.training.forward import DenoisingTrainer
 from models.training.loop import Loop, LoopConfig
 from models.training.prompts import PromptSampling, draw_prompts
 from models.training.queries import grow_queries
-from models.training.sources import CocoSource
+from models.training.sources import CocoSource, read_rgb
 from models.zoo import load_detector
 from tests.tiny_training import PAIRS, small_model, small_processor, write_scenes, write_small_detector
 
@@ -60,6 +60,25 @@ def test_both_kinds_train_and_load(kind: str, data: Path, tmp_path: Path, capsys
     detector = load_detector(str(result.model), Ontology.from_names(PAIRS), box_threshold=0, text_threshold=0)
     assert detector.resized_hw((96, 96)) == (64, 64)
     assert len(detector([np.full((96, 96, 3), 90, np.uint8)])[0]) > 0
+
+
+def test_without_crops_images_are_shown_whole(data: Path) -> None:
+    """Each box keeps its size, and none is missing; windows of the same images lose some and change all."""
+    asked = PromptSampling((40,), (1.0,), nothing_present=0.0, keep_present=1.0)
+
+    def whole(crops: bool) -> int:
+        make = finetune_module._open_sources(data.parent / "images", 96, FinetuneConfig(crops=crops), read_rgb)
+        source = make(data, sampling=asked)
+        sizes = [np.sort(np.diff(source.labelled(i).boxes_xyxy.reshape(-1, 2, 2), axis=1), axis=None) for i in range(6)]
+        count = 0
+        for seed in range(12):
+            drawn = source.draw(np.random.default_rng(seed), (96, 96)).boxes_xyxy
+            drawn_sizes = np.sort(np.diff(drawn.reshape(-1, 2, 2), axis=1), axis=None)
+            count += any(len(size) == len(drawn_sizes) and np.allclose(size, drawn_sizes) for size in sizes)
+        return count
+
+    assert whole(crops=False) == 12
+    assert whole(crops=True) < 6
 
 
 def test_an_interrupted_training_goes_on_as_if_unbroken(

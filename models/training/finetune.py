@@ -187,7 +187,7 @@ def _open_sources(images: Path, side: int, config: FinetuneConfig, read: ReadIma
     """Return what opens COCO files; images are kept in memory a little larger than the model sees them."""
     kept = max(640, side)
     return partial(
-        CocoSource,
+        CocoSource if config.crops else partial(CocoSource, zoom=(1.0, 1.0), mosaic_share=0.0),
         images=images,
         max_side=kept,
         cached=min(2000, int(_CACHE_BYTES / (2.25 * kept**2))),

@@ -50,6 +50,9 @@ class FinetuneConfig:
     vertical_flip: bool = field(
         default=False, metadata={"help": "mirror images top to bottom, too: for microscopes and pictures from above"}
     )
+    crops: bool = field(
+        default=True, metadata={"help": "show windows of images and mosaics of four; without it images are shown whole"}
+    )
     quarter_turns: bool = field(
         default=False, metadata={"help": "turn images by a quarter, too: for images that have no up and down"}
     )
