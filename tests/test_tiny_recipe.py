@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from models.grounding_dino.forward import GroundingModel
 from models.grounding_dino.load import read_grounding_dino
 from models.training import tiny_recipe
 from models.training.batches import Phase
@@ -51,8 +52,12 @@ def test_stages(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     last = replace(second, decoder_layers=4, decoder_points=8, share_box_head=False, mixed=0.5, vary_cells=True)
     rounds = (replace(small, cell_share=0.5), second, replace(last, phases=(Phase(1.0, (64, 80)),)))
     monkeypatch.setattr(tiny_recipe, "ROUNDS", rounds)
-    finished: list[list[str]] = []
-    monkeypatch.setattr(TinyRecipe, "_finish", lambda _, *folders: finished.append([f.parent.name for f in folders]))
+    finished: list[tuple[int, int]] = []
+
+    def finish(_: TinyRecipe, model: GroundingModel) -> None:
+        finished.append((model.config.decoder_layers, model.config.decoder_n_points))
+
+    monkeypatch.setattr(TinyRecipe, "_finish", finish)
     output = tmp_path / "output"
 
     TinyRecipe(data, output, evaluate_every=0).run(shapes_only=True)
@@ -69,7 +74,7 @@ def test_stages(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     model, processor = read_grounding_dino(output / "round_3" / "model")
     assert (model.config.decoder_layers, model.config.decoder_n_points) == (4, 8)
     assert processor.image_processor.size == {"shortest_edge": 80, "longest_edge": 140}
-    assert finished == [["round_3"]]
+    assert finished == [(4, 8)], "the last round's"
     first = torch.load(output / "round_1" / "backbone_0.pt", weights_only=True)
     assert not (output / "round_2" / "backbone_0.pt").exists()
     assert set(first) == set(torch.load(output / "shapes" / "backbone_0.pt", weights_only=True))
