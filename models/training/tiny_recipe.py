@@ -271,7 +271,7 @@ class TinyRecipe:
             trained = self._round(spec, trained, cycle, number, self._output / f"round_{number + 1}")
             cycle += len(spec.cycles)
         if trained is not None and not (self._output / "model").exists():
-            self._finish(cast(GroundingModel, trained.model))
+            self._finish(trained.model)
 
     def _mixed(self, rounds: int, share: float) -> GroundingModel:
         """Return the detector of the last of so many rounds, mixed with the one before."""
