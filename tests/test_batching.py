@@ -26,6 +26,8 @@ from tests.grounding_models import enliven
 
 TOLERANCE = 1e-5
 """Of scores, and of boxes over the image's sides."""
+BUNDLED_TOLERANCE = 1e-4
+"""The bundled detector is used here far below its size, where five layers of box refinement make more of rounding."""
 SIZES = ((96, 128), (96, 96), (192, 256), (128, 96), (96, 96), (96, 128), (160, 160), (128, 96), (96, 128))
 """(height, width) of the images: three shapes, some of them at two scales."""
 GROUPS = {(96, 128): 4, (96, 96): 3, (128, 96): 2}
@@ -115,8 +117,8 @@ def largest_differences(one: Detections, other: Detections) -> tuple[float, floa
     return max(scores), max(places)
 
 
-@pytest.mark.parametrize("make", [bundled, full_size])
-def test_a_batch_equals_its_images_alone(make, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize(("make", "tolerance"), [(bundled, BUNDLED_TOLERANCE), (full_size, TOLERANCE)])
+def test_a_batch_equals_its_images_alone(make, tolerance: float, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "images").mkdir()
     save_images(tmp_path / "images")
     detector = make(tmp_path)
@@ -127,8 +129,8 @@ def test_a_batch_equals_its_images_alone(make, tmp_path: Path) -> None:  # type:
     assert sum(map(len, alone)) > 10 * len(SIZES)
     for row, (one, other) in enumerate(zip(alone, together, strict=True)):
         scores, places = largest_differences(one, other)
-        assert scores <= TOLERANCE, f"image {row}: scores differ by {scores}"
-        assert places <= TOLERANCE, f"image {row}: boxes differ by {places} of a side"
+        assert scores <= tolerance, f"image {row}: scores differ by {scores}"
+        assert places <= tolerance, f"image {row}: boxes differ by {places} of a side"
 
 
 def test_images_are_told_apart(tmp_path: Path) -> None:
