@@ -49,7 +49,7 @@ def test_stages(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(tiny_recipe, "watch", watch)
     monkeypatch.setattr(tiny_recipe, "SHAPES", small)
     second = replace(small, cycles=(), cell_share=0.5)
-    last = replace(second, decoder_layers=4, decoder_points=8, share_box_head=False, mixed=0.5, vary_cells=True)
+    last = replace(second, decoder_layers=4, decoder_points=8, share_box_head=False, mixed=0.5, cells="varied")
     rounds = (replace(small, cell_share=0.5), second, replace(last, phases=(Phase(1.0, (64, 80)),)))
     monkeypatch.setattr(tiny_recipe, "ROUNDS", rounds)
     finished: list[tuple[int, int]] = []

@@ -8,16 +8,15 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 from transformers.models.grounding_dino.modeling_grounding_dino import (
     GroundingDinoDecoder,
     GroundingDinoDecoderLayer,
-    GroundingDinoMultiheadAttention,
     encode_sinusoidal_position_embedding,
 )
 
 from models.grounding_dino.deformable import attend_to_boxes
 from models.grounding_dino.feed_forward import widen_and_narrow
+from models.grounding_dino.heads import attend
 
 
 def run_decoder(
@@ -67,8 +66,8 @@ def _run_layer(
     token_mask: Tensor,
 ) -> Tensor:
     placed = hidden + positions
-    hidden = layer.self_attn_layer_norm(_attend(layer.self_attn, placed, placed, hidden, None).add_(hidden))
-    read = _attend(layer.encoder_attn_text, hidden + positions, text, text, token_mask)
+    hidden = layer.self_attn_layer_norm(attend(layer.self_attn, placed, placed, hidden, None).add_(hidden))
+    read = attend(layer.encoder_attn_text, hidden + positions, text, text, token_mask[:, None, None])
     hidden = layer.encoder_attn_text_layer_norm(read.add_(hidden))
     if hidden.device.type == "cpu":
         read = attend_to_boxes(layer.encoder_attn, hidden + positions, vision, anchors, level_hw)
@@ -84,15 +83,3 @@ def _run_layer(
     hidden = layer.encoder_attn_layer_norm(read.add_(hidden))
     out: Tensor = layer.final_layer_norm(widen_and_narrow(layer, hidden).add_(hidden))
     return out
-
-
-def _attend(
-    attention: GroundingDinoMultiheadAttention, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
-) -> Tensor:
-    """Attend as the module does; `mask` (B, T) is False where no query must look."""
-    parts = (attention.query(queries), attention.key(keys), attention.value(values))
-    query, key, value = (part.unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2) for part in parts)
-    seen = None if mask is None else mask[:, None, None]
-    read = scaled_dot_product_attention(query, key, value, attn_mask=seen)
-    projected: Tensor = attention.out_proj(read.transpose(1, 2).flatten(2))
-    return projected

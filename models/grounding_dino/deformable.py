@@ -16,8 +16,6 @@ _QUERIES = 1024
 """Queries at a time, so that their places and weights take megabytes, not gigabytes."""
 _BEFORE, _AFTER = 1, 2
 """Zero rows and columns around a level: places are clamped to [-1, side], and a sample reads one further."""
-RIM = _BEFORE + _AFTER
-"""How much longer a level's rows become."""
 
 
 def attend_deformably(
@@ -97,8 +95,6 @@ def _read(
     heights, widths = (side.repeat_interleave(points).repeat(heads) for side in asking.new_tensor(level_hw).unbind(1))
     firsts = first_places(level_hw, asking).repeat_interleave(points).repeat(heads)
     head = torch.arange(heads, dtype=torch.int32, device=asking.device).repeat_interleave(levels * points)
-    strides = widths + RIM
-    down = strides.to(torch.int32) * heads
     output = torch.empty_like(asking)
     for image in range(count):
         own = head + image * rows.shape[1] * heads
@@ -114,15 +110,7 @@ def _read(
                 offsets.add_(centres[image, axis, block, None, :, None])
                 places_xy.append(torch.minimum(offsets.flatten(1).clamp_(min=-1.0), sides))
             x, y = places_xy
-            left, top = x.floor(), y.floor()
-            x, y = x.sub_(left), y.sub_(top)
-            above = (top * strides).add_(left).add_(firsts).to(torch.int32).mul_(heads).add_(own)
-            below = above + down
-            places = torch.stack([above, above + heads, below, below + heads], dim=-1)
-            lower = y * shares
-            upper = shares - lower
-            lower_right, upper_right = lower * x, upper * x
-            corners = torch.stack([upper - upper_right, upper_right, lower - lower_right, lower_right], dim=-1)
+            places, corners = find_corners(x, y, shares, widths, firsts, heads, own)
             bag = (-1, levels * points * 4)
             summed = functional.embedding_bag(
                 places.view(bag), head_rows, mode="sum", per_sample_weights=corners.view(bag)
@@ -153,6 +141,36 @@ def attend_by_grid(
     return read
 
 
+def find_corners(
+    x: Tensor, y: Tensor, shares: Tensor, widths: Tensor, firsts: Tensor, heads: int, own: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return which rows a bilinear sample is a sum of, and their weights; the weights carry a gradient.
+
+    Args:
+        x: Of each sample, in its level's pixels, 0 in the middle of the first one, from -1 to the level's width.
+        y: Likewise, to the level's height.
+        shares: Of the shape of x, what the sample counts.
+        widths: Of the samples' levels, in a shape that extends to that of x; so are `firsts` and `own`.
+        firsts: Which of the rimmed tokens is the first inside the rim of the level.
+        heads: Rows of a token.
+        own: int32, the row of the sample's image and head in the image's first token.
+
+    Returns:
+        Rows, int32, and weights, both of the shape of x and four more at the end.
+    """
+    left, top = x.detach().floor(), y.detach().floor()
+    x, y = x - left, y - top
+    strides = widths + (_BEFORE + _AFTER)
+    above = (top * strides).add_(left).add_(firsts).to(torch.int32).mul_(heads).add_(own)
+    below = above + strides.to(torch.int32) * heads
+    lower = y * shares
+    upper = shares - lower
+    lower_right, upper_right = lower * x, upper * x
+    rows = torch.stack([above, above + heads, below, below + heads], dim=-1)
+    weights = torch.stack([upper - upper_right, upper_right, lower - lower_right, lower_right], dim=-1)
+    return rows, weights
+
+
 def rim_levels(values: Tensor, level_hw: list[tuple[int, int]]) -> Tensor:
     """Return (B, S', d): each level with its rim of zeros, flattened and joined."""
     count, _, dims = values.shape
@@ -178,7 +196,7 @@ def first_places(level_hw: list[tuple[int, int]], like: Tensor) -> Tensor:
     """Return (L,) float: which of the rimmed tokens is the first inside the rim of each level."""
     firsts, start = [], 0
     for height, width in level_hw:
-        stride = width + RIM
+        stride = width + _BEFORE + _AFTER
         firsts.append(start + _BEFORE * stride + _BEFORE)
-        start += (height + RIM) * stride
+        start += (height + _BEFORE + _AFTER) * stride
     return like.new_tensor(firsts)

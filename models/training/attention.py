@@ -19,18 +19,8 @@ from transformers.models.mm_grounding_dino.modeling_mm_grounding_dino import (
     MMGroundingDinoMultiheadAttention,
 )
 
+from models.grounding_dino.heads import attend, join_heads, split_heads
 from models.training.deformable import SAMPLERS
-
-
-def _split(projected: Tensor, heads: int) -> Tensor:
-    """Return (B, heads, N, d / heads) of (B, N, d)."""
-    parts: Tensor = projected.unflatten(-1, (heads, -1)).transpose(1, 2)
-    return parts
-
-
-def _join(read: Tensor) -> Tensor:
-    """Return (B, N, d) of (B, heads, N, d / heads)."""
-    return read.transpose(1, 2).flatten(2)
 
 
 class _FusedBoth(nn.Module):
@@ -57,18 +47,18 @@ class _FusedBoth(nn.Module):
         own = cast(GroundingDinoBiMultiHeadAttention, self)
         dropout = own.dropout if self.training else 0.0
         places, words = (
-            _split(project(features), own.num_heads)
+            split_heads(project(features), own.num_heads)
             for project, features in ((own.vision_proj, vision_features), (own.text_proj, text_features))
         )
-        place_values = _split(own.values_vision_proj(vision_features), own.num_heads)
-        word_values = _split(own.values_text_proj(text_features), own.num_heads)
+        place_values = split_heads(own.values_vision_proj(vision_features), own.num_heads)
+        word_values = split_heads(own.values_text_proj(text_features), own.num_heads)
         read_vision = scaled_dot_product_attention(
             places, words, word_values, _seen(text_attention_mask), dropout, scale=own.scale
         )
         read_text = scaled_dot_product_attention(
             words, places, place_values, _seen(vision_attention_mask), dropout, scale=own.scale
         )
-        return (own.out_vision_proj(_join(read_vision)), None), (own.out_text_proj(_join(read_text)), None)
+        return (own.out_vision_proj(join_heads(read_vision)), None), (own.out_text_proj(join_heads(read_text)), None)
 
 
 def _seen(padding: Tensor | None) -> Tensor | None:
@@ -100,10 +90,8 @@ class _Fused(nn.Module):
             (B, Q, d), and None in place of the weights.
         """
         own = cast(GroundingDinoMultiheadAttention, self)
-        parts = (own.query(queries), own.key(keys), own.value(values))
-        query, key, value = (_split(part, own.num_attention_heads) for part in parts)
         dropout = own.dropout.p if self.training else 0.0
-        return own.out_proj(_join(scaled_dot_product_attention(query, key, value, attention_mask, dropout))), None
+        return attend(own, queries, keys, values, attention_mask, dropout), None
 
 
 class _FusedBothGrounding(_FusedBoth, GroundingDinoBiMultiHeadAttention):  # type: ignore[misc]

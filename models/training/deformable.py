@@ -18,7 +18,7 @@ from transformers.models.mm_grounding_dino.modeling_mm_grounding_dino import (
     MultiScaleDeformableAttention as MMMultiScaleDeformableAttention,
 )
 
-from models.grounding_dino.deformable import RIM, first_places, rim_levels
+from models.grounding_dino.deformable import find_corners, first_places, rim_levels
 
 
 class _SumRows(torch.autograd.Function):
@@ -61,27 +61,16 @@ def sample_levels(value: Tensor, level_hw: list[tuple[int, int]], locations: Ten
     heights, widths = (side[:, None] for side in locations.new_tensor(level_hw).unbind(1))
     x = torch.minimum((locations[..., 0] * widths - 0.5).clamp(min=-1.0), widths)
     y = torch.minimum((locations[..., 1] * heights - 0.5).clamp(min=-1.0), heights)
-    with torch.no_grad():
-        left, top = x.floor(), y.floor()
-        strides = widths + RIM
-        head = torch.arange(heads, dtype=torch.int32)[:, None, None]
-        image = torch.arange(count, dtype=torch.int32)[:, None, None, None, None] * (rows.shape[1] * heads)
-        above = (top * strides + left + first_places(level_hw, locations)[:, None]).to(torch.int32) * heads
-        above += head + image
-        below = above + strides.to(torch.int32) * heads
-        places = torch.stack([above, above + heads, below, below + heads], dim=-1)
-    x, y = x - left, y - top
-    lower = y * weights
-    upper = weights - lower
-    lower_right, upper_right = lower * x, upper * x
-    corners = torch.stack([upper - upper_right, upper_right, lower - lower_right, lower_right], dim=-1)
+    image = torch.arange(count, dtype=torch.int32)[:, None, None, None, None] * (rows.shape[1] * heads)
+    own = image + torch.arange(heads, dtype=torch.int32)[:, None, None]
+    places, corners = find_corners(x, y, weights, widths, first_places(level_hw, locations)[:, None], heads, own)
     bags = (locations.shape[0] * locations.shape[1] * heads, -1)
     summed: Tensor = _SumRows.apply(rows.reshape(-1, dims), places.view(bags), corners.view(bags))
     return summed.view(*locations.shape[:2], heads * dims)
 
 
 class _SummedRows(MultiScaleDeformableAttention):
-    """transformers' sampling module, which on a CPU computes so."""
+    """transformers' sampling module, which on a CPU computes so in float32."""
 
     def forward(
         self,
@@ -94,7 +83,8 @@ class _SummedRows(MultiScaleDeformableAttention):
         im2col_step: int,
     ) -> Tensor:
         """Sample as the module does; see `sample_levels`."""
-        if value.device.type == "cpu":
+        parts = (value, sampling_locations, attention_weights)
+        if all(part.device.type == "cpu" and part.dtype == torch.float32 for part in parts):
             return sample_levels(value, value_spatial_shapes_list, sampling_locations, attention_weights)
         sampled: Tensor = super().forward(
             value,

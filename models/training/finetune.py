@@ -187,12 +187,13 @@ def _open_sources(images: Path, side: int, config: FinetuneConfig, read: ReadIma
     """Return what opens COCO files; images are kept in memory a little larger than the model sees them."""
     kept = max(640, side)
     return partial(
-        CocoSource if config.crops else partial(CocoSource, zoom=(1.0, 1.0), mosaic_share=0.0),
+        CocoSource,
         images=images,
         max_side=kept,
         cached=min(2000, int(_CACHE_BYTES / (2.25 * kept**2))),
         vertical_flip=config.vertical_flip,
         quarter_turns=config.quarter_turns,
+        crops=config.crops,
         read=read,
     )
 

@@ -83,12 +83,16 @@ class DenoisingTrainer(nn.Module):
         look_forward_twice: bool = True,
     ) -> None:
         super().__init__()
-        use_fused_attention(model)
-        self.model = model
+        self.use_model(model)
         self.name_content = nn.Linear(model.config.d_model, model.config.d_model)
         self.config = config
         self.text_level = text_level
         self.look_forward_twice = look_forward_twice
+
+    def use_model(self, model: GroundingModel) -> None:
+        """Train this detector from here on; its attention is changed to a cheaper form in place."""
+        use_fused_attention(model)
+        self.model = model
 
     def read_text(self, batch: Batch) -> TextFeatures:
         """Encode the batch's texts."""

@@ -125,6 +125,7 @@ class CocoSource:
         cached: Most images kept in memory.
         read: Reads an image file.
         colour: Largest share by which brightness, contrast and saturation change.
+        crops: False shows images whole, whatever zoom and mosaic_share say.
 
     Raises:
         ValueError: The file holds no image.
@@ -144,6 +145,7 @@ class CocoSource:
         cached: int = 2000,
         read: Callable[[Path], NDArray[np.uint8]] = read_rgb,
         colour: float = 0.2,
+        crops: bool = True,
     ) -> None:
         data = json.loads(annotations.read_text(encoding="utf-8"))
         names = {category["id"]: str(category["name"]).lower() for category in data["categories"]}
@@ -158,9 +160,10 @@ class CocoSource:
             raise ValueError(f"{annotations} holds no image to train on")
         sides = [(record["width"], record["height"]) for record in data["images"]]
         self.aspect = float(np.median([width / height for width, height in sides]))
-        self._sampling, self._zoom, self._vertical_flip = sampling, zoom, vertical_flip
+        self._sampling, self._vertical_flip = sampling, vertical_flip
+        self._zoom = zoom if crops else (1.0, 1.0)
         self._quarter_turns, self._colour = quarter_turns, colour
-        self._mosaic_share, self._max_side = mosaic_share, max_side
+        self._mosaic_share, self._max_side = mosaic_share if crops else 0.0, max_side
         self._read_file = read
         self._may_mirror = all(mirror_expression(name) in names.values() for name in names.values())
         self._load = lru_cache(maxsize=cached)(self._read)

@@ -24,6 +24,8 @@ from transformers import (
 from models.training.referring import WORDS
 
 CELL_WORDS = ("blood", "cell", "platelet", "white")
+_SIDE = 336
+"""Shorter image side in pixels, until a training says at which it ended."""
 _VOCABULARY_SIZE = 1536
 _SPECIAL = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103, ".": 1012, "?": 1029}
 
@@ -59,13 +61,13 @@ def tiny_words() -> list[str]:
     return sorted({*WORDS, *CELL_WORDS})
 
 
-def tiny_processor(words: Sequence[str], folder: Path, short_side: int = 336) -> GroundingDinoProcessor:
+def tiny_processor(words: Sequence[str], folder: Path) -> GroundingDinoProcessor:
     """Build the processor (image resize and tokenizer), writing the vocabulary file into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = folder / "vocab.txt"
     vocabulary.write_text("\n".join(tiny_vocabulary(words)) + "\n", encoding="utf-8")
     tokenizer = BertTokenizer.from_pretrained(str(folder))
-    return GroundingDinoProcessor(GroundingDinoImageProcessor(size=image_size(short_side), do_pad=False), tokenizer)
+    return GroundingDinoProcessor(GroundingDinoImageProcessor(size=image_size(_SIDE), do_pad=False), tokenizer)
 
 
 def tiny_backbone() -> ResNetConfig:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import nn
@@ -26,7 +26,6 @@ from models.grounding_dino.detector import DetectorSettings, GroundingDinoDetect
 from models.grounding_dino.forward import GroundingModel
 from models.grounding_dino.load import read_grounding_dino, write_grounding_dino
 from models.ontology import Ontology
-from models.training.attention import use_fused_attention
 from models.training.batches import Phase, StepBatches
 from models.training.criterion import LossWeights
 from models.training.denoising import DenoisingConfig
@@ -82,8 +81,8 @@ class Round:
         mixed: Share of the last round's weights in what this one starts from, the rest is of the round before it.
         cell_share: Share of the steps that see blood cells instead of scenes.
         cell_alpha: Weight of positives in the cells' focal loss; .25 as in scenes, more because labels are missing.
-        vary_cells: Turn blood cells by quarters, too, and change their colours more.
-        whole_cells: Show images of blood cells whole, not windows of them.
+        cells: How blood cells are shown: windows of the images, varied ones, which are turned by quarters, too, and
+            change more in colour, or whole images.
         ema: Decay of the averaged weights.
     """
 
@@ -105,8 +104,7 @@ class Round:
     mixed: float = 1.0
     cell_share: float = 0.25
     cell_alpha: float = 0.25
-    vary_cells: bool = False
-    whole_cells: bool = False
+    cells: Literal["windows", "varied", "whole"] = "windows"
     ema: float = 0.998
 
     @property
@@ -117,15 +115,15 @@ class Round:
 
 
 SHAPES = Round((2000,), 2e-3, 2400, hard_share=0.8, nothing_present=0.25, cell_share=0.0)
-WHOLE_CELLS = Round(
+FULLER = Round(
     (),
     0.0,
-    200,
-    (Phase(1.0, USED_SIZES),),
-    decay_from=0.1,
+    1250,
+    (Phase(0.3, LATE_SIZES), Phase(1.0, USED_SIZES)),
+    decay_from=0.3,
     hard_share=0.85,
-    nothing_present=0.25,
-    detection_rate=3e-4,
+    nothing_present=0.2,
+    detection_rate=4e-4,
     giou=5.0,
     decoder_layers=5,
     decoder_points=8,
@@ -133,8 +131,22 @@ WHOLE_CELLS = Round(
     denoising_queries=60,
     min_objects=5,
     keep_present=0.9,
+    mixed=0.75,
+    cell_share=0.3,
+    cell_alpha=0.4,
+    cells="varied",
+)
+WHOLE_CELLS = replace(
+    FULLER,
+    steps=200,
+    phases=(Phase(1.0, USED_SIZES),),
+    decay_from=0.1,
+    nothing_present=0.25,
+    detection_rate=3e-4,
+    mixed=1.0,
     cell_share=0.5,
-    whole_cells=True,
+    cell_alpha=0.25,
+    cells="whole",
     ema=0.98,
 )
 ROUNDS = (
@@ -159,27 +171,7 @@ ROUNDS = (
         cell_alpha=0.8,
         ema=0.99,
     ),
-    Round(
-        (),
-        0.0,
-        1250,
-        (Phase(0.3, LATE_SIZES), Phase(1.0, USED_SIZES)),
-        decay_from=0.3,
-        hard_share=0.85,
-        nothing_present=0.2,
-        detection_rate=4e-4,
-        giou=5.0,
-        decoder_layers=5,
-        decoder_points=8,
-        share_box_head=False,
-        denoising_queries=60,
-        min_objects=5,
-        keep_present=0.9,
-        mixed=0.75,
-        cell_share=0.3,
-        cell_alpha=0.4,
-        vary_cells=True,
-    ),
+    FULLER,
     WHOLE_CELLS,
     replace(
         WHOLE_CELLS,
@@ -253,8 +245,11 @@ class TinyRecipe:
             PromptSampling(nothing_present=0.05, keep_present=0.95),
             vertical_flip=True,
         )
-        self._cells, self._varied_cells = cells(), cells(quarter_turns=True, colour=0.3)
-        self._whole_cells = cells(zoom=(1.0, 1.0), mosaic_share=0.0)
+        self._cells = {
+            "windows": cells(),
+            "varied": cells(quarter_turns=True, colour=0.3),
+            "whole": cells(crops=False),
+        }
         self._validation = CocoSource(blood / "val.json", blood / "images")
         self._processor = tiny_processor(tiny_words(), output / "processor")
 
@@ -267,7 +262,7 @@ class TinyRecipe:
         cycle = 0
         for number, spec in enumerate(ROUNDS):
             if trained is not None and spec.mixed < 1:
-                trained.model = self._mixed(number, spec.mixed)
+                trained.use_model(self._mixed(number, spec.mixed))
             trained = self._round(spec, trained, cycle, number, self._output / f"round_{number + 1}")
             cycle += len(spec.cycles)
         if trained is not None and not (self._output / "model").exists():
@@ -283,7 +278,7 @@ class TinyRecipe:
         self, spec: Round, before: DenoisingTrainer | None, cycle: int, seed: int, folder: Path
     ) -> DenoisingTrainer:
         """Train the backbone, then the detector on it; the seed of the first of the backbone's cycles is `cycle`."""
-        cells = self._cells if spec.cell_share else None
+        cells = self._cells["windows"] if spec.cell_share else None
         state = backbone_of(before.model) if before else None
         for place, steps in enumerate(spec.cycles):
             centres = CentreBatches(self._scenes, cells, 0.15, 160, 16, steps, seed=cycle + place)
@@ -291,14 +286,9 @@ class TinyRecipe:
             state = pretrain_backbone(tiny_backbone(), centres, file, state, spec.learning_rate)
         trainer = before or DenoisingTrainer(build_tiny(), DenoisingConfig(queries=30))
         load_backbone(trainer.model, state or {})
-        trainer.model = grow_decoder(
-            cast(MMGroundingDinoForObjectDetection, trainer.model),
-            spec.decoder_layers,
-            spec.decoder_points,
-            spec.share_box_head,
-        )
+        small = cast(MMGroundingDinoForObjectDetection, trainer.model)
+        trainer.use_model(grow_decoder(small, spec.decoder_layers, spec.decoder_points, spec.share_box_head))
         trainer.config = DenoisingConfig(queries=spec.denoising_queries)
-        use_fused_attention(trainer.model)
         return self._detect(trainer, spec, seed, folder)
 
     def _finish(self, model: GroundingModel, scenes: int = 200) -> None:
@@ -320,8 +310,8 @@ class TinyRecipe:
             hard_share=spec.hard_share, nothing_present=spec.nothing_present, keep_present=spec.keep_present
         )
         scenes = replace(self._scenes, min_objects=spec.min_objects)
-        names = (*TRAINED_PAIRS, *self._cells.names) if spec.cell_share else TRAINED_PAIRS
-        cells = self._varied_cells if spec.vary_cells else self._whole_cells if spec.whole_cells else self._cells
+        cells = self._cells[spec.cells]
+        names = (*TRAINED_PAIRS, *cells.names) if spec.cell_share else TRAINED_PAIRS
         batches = StepBatches(
             [SceneSource(scenes, names, sampling=sampling), cells],
             [1 - spec.cell_share, spec.cell_share],
