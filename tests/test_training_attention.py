@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.models.grounding_dino.modeling_grounding_dino import MultiScaleDeformableAttention
 
 from models.training.attention import use_fused_attention
@@ -71,3 +71,19 @@ def test_sampling_is_transformers(spread: float, heads: int, points: int) -> Non
     expected = run(lambda v, p, w: theirs(v, torch.tensor(LEVEL_HW), LEVEL_HW, None, p, w, 64))
     for mine, their in zip(run(lambda v, p, w: sample_levels(v, LEVEL_HW, p, w)), expected, strict=True):
         torch.testing.assert_close(mine, their, atol=1e-5, rtol=1e-4)
+
+
+def test_a_trained_detector_still_samples_in_16_bits() -> None:
+    """Under autocast values and weights are in 16 bits and places are not: left to transformers' own module."""
+    generator = torch.Generator().manual_seed(0)
+    value = torch.randn(1, sum(height * width for height, width in LEVEL_HW), 2, 4, generator=generator)
+    places = torch.rand(1, 6, 2, len(LEVEL_HW), 3, 2, generator=generator)
+    weights = torch.rand(1, 6, 2, len(LEVEL_HW), 3, generator=generator)
+    plain, fused = (nn.ModuleList([MultiScaleDeformableAttention()]) for _ in range(2))
+    use_fused_attention(fused)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected, read = (
+            sampler(value.bfloat16(), torch.tensor(LEVEL_HW), LEVEL_HW, None, places, weights.bfloat16(), 64)
+            for sampler in (plain[0], fused[0])
+        )
+    torch.testing.assert_close(read, expected, atol=0, rtol=0)
