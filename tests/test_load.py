@@ -1,11 +1,13 @@
 """Reading detectors from folders: whole ones come back the same, others are refused by name."""
 
+import copy as copies
 import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from models.grounding_dino.detector import DetectorSettings
 from models.grounding_dino.load import load_grounding_dino, read_grounding_dino, write_grounding_dino
@@ -30,6 +32,28 @@ def test_round_trip(grounding_folders: dict[str, Path], tmp_path: Path, kind: st
     assert len(before) > 0
     np.testing.assert_array_equal(before.scores, after.scores)
     np.testing.assert_array_equal(before.boxes_xyxy, after.boxes_xyxy)
+
+
+def test_half_the_bytes_for_nearly_the_same(
+    grounding_models, grounding_processor, grounding_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    model = grounding_models["mm-grounding-dino"]
+    write_grounding_dino(tmp_path, model, grounding_processor, weights=torch.float16)
+    sizes = [
+        (folder / "model.safetensors").stat().st_size for folder in (tmp_path, grounding_folders["mm-grounding-dino"])
+    ]
+    assert sizes[0] < 0.55 * sizes[1]
+    read, _ = read_grounding_dino(tmp_path)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(read.state_dict()[name], value, atol=1e-4, rtol=1e-3)
+
+
+def test_a_weight_too_large_for_16_bits_is_named(grounding_models, grounding_processor, tmp_path: Path) -> None:
+    model = copies.deepcopy(grounding_models["mm-grounding-dino"])
+    with torch.no_grad():
+        model.model.level_embed[0, 0] = 1e5
+    with pytest.raises(ValueError, match=r"torch.float16: model.level_embed; store float32"):
+        write_grounding_dino(tmp_path, model, grounding_processor, weights=torch.float16)
 
 
 def test_prompts_a_pass_travel_with_the_model(grounding_models, grounding_processor, tmp_path: Path) -> None:

@@ -4,15 +4,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import MMGroundingDinoForObjectDetection
 
 from models.grounding_dino.forward import encode_image, encode_text, predict
 from models.grounding_dino.spans import prompt_tokens, stack_texts
 from models.training.batches import collate
 from models.training.criterion import grounding_loss
 from models.training.forward import DenoisingTrainer
+from models.training.loop import training_loss
 from models.training.referring import WORDS
 from models.training.scenes import PAIRS
-from models.training.tiny import build_tiny, grow_decoder, tiny_processor, tiny_vocabulary, tiny_words
+from models.training.tiny import build_tiny, grow_decoder, tiny_config, tiny_processor, tiny_vocabulary, tiny_words
+from models.training.widen import widen
 from tests.grounding_models import NAMED_SAMPLES, pixels, text_of
 
 
@@ -115,9 +118,52 @@ def test_more_points_and_own_box_heads_begin_as_the_old_decoder(grounding_proces
     assert grown.model.decoder.bbox_embed[2].layers[0].weight is grown.bbox_embed[2].layers[0].weight
 
 
-def test_the_largest_decoder_fits_into_the_bundled_file() -> None:
-    grown = grow_decoder(build_tiny(), layers=5, points=8, share_box_head=False)
-    assert sum(value.numel() for value in grown.parameters()) * 4 <= 12e6
+def test_the_largest_detector_fits_into_the_bundled_file() -> None:
+    grown = widen(grow_decoder(build_tiny(), layers=5, points=8, share_box_head=False))
+    assert sum(value.numel() for value in grown.parameters()) * 2 <= 10e6
+
+
+def test_twice_the_width_begins_as_the_narrow_detector(grounding_processor) -> None:
+    model = grow_decoder(build_tiny(), layers=4, points=8, share_box_head=False).eval()
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "backbone" not in name:
+                value.add_(torch.randn(value.shape, generator=draw) * 0.05)
+    wide = widen(model).eval()
+    assert (model.config.d_model, wide.config.d_model) == (64, 128)
+    text = text_of(grounding_processor, ("red circle", "blue square", "platelet"))
+    ids, mask = stack_texts([text, text])
+
+    def answers(of: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.no_grad():
+            logits, boxes = predict(of, encode_image(of, pixels(2, 96, 128)), encode_text(of, ids, mask))[:2]
+        return logits[logits > -torch.inf], boxes
+
+    for narrow, widened in zip(answers(model), answers(wide), strict=True):
+        assert narrow.std() > 0.01
+        torch.testing.assert_close(narrow, widened, atol=1e-4, rtol=1e-4)
+
+
+def test_the_two_channels_of_one_part_in_training(grounding_processor) -> None:
+    wide = widen(build_tiny())
+    trainer = DenoisingTrainer(wide)
+    batch = collate(NAMED_SAMPLES, grounding_processor.tokenizer)
+    sum(training_loss(trainer, batch, torch.Generator().manual_seed(0), torch.device("cpu")).values()).backward()
+    for name in ("model.encoder.layers.0.deformable_layer.fc1.weight", "model.decoder.layers.0.fc1.weight"):
+        columns = wide.get_parameter(name)
+        assert (columns[:, 0] - columns[:, 2]).abs().min() > 0
+    rows = wide.get_parameter("model.decoder.layers.0.fc2.weight")
+    assert torch.equal(rows[0], rows[2])
+    assert rows.grad is not None
+    assert not torch.equal(rows.grad[0], rows.grad[2])
+
+
+def test_an_odd_width_cannot_double() -> None:
+    config = tiny_config()
+    config.d_model = 32
+    with pytest.raises(ValueError, match="of width 32 cannot be widened"):
+        widen(MMGroundingDinoForObjectDetection(config))
 
 
 @pytest.mark.parametrize(("layers", "points"), [(2, 4), (3, 6), (3, 2)])

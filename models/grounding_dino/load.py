@@ -95,6 +95,7 @@ def write_grounding_dino(
     processor: GroundingDinoProcessor,
     prompts_per_pass: int | None = None,
     text_level: TextLevel = "sub-sentence",
+    weights: torch.dtype = torch.float32,
 ) -> None:
     """Write a detector's folder.
 
@@ -104,9 +105,17 @@ def write_grounding_dino(
         processor: Likewise.
         prompts_per_pass: How many prompts a pass the model was trained for; None says nothing of it.
         text_level: Which words of a text saw each other in training.
+        weights: What floating-point weights are stored as; they are read as float32 again.
+
+    Raises:
+        ValueError: A weight is too large for `weights`.
     """
     classes = getattr(model, "class_tokens", None)
     state = {name: value for name, value in model.state_dict().items() if not name.startswith("class_tokens.")}
+    shared = {value.data_ptr(): value.to(weights) if value.is_floating_point() else value for value in state.values()}
+    state = {name: shared[value.data_ptr()] for name, value in state.items()}
+    if lost := [name for name, value in state.items() if not value.isfinite().all()]:
+        raise ValueError(f"these weights cannot be stored as {weights}: {', '.join(lost[:3])}; store float32")
     model.save_pretrained(folder, state_dict=state)
     processor.save_pretrained(folder)
     settings: dict[str, Any] = {}

@@ -84,15 +84,20 @@ class DenoisingTrainer(nn.Module):
     ) -> None:
         super().__init__()
         self.use_model(model)
-        self.name_content = nn.Linear(model.config.d_model, model.config.d_model)
         self.config = config
         self.text_level = text_level
         self.look_forward_twice = look_forward_twice
 
     def use_model(self, model: GroundingModel) -> None:
-        """Train this detector from here on; its attention is changed to a cheaper form in place."""
+        """Train this detector from here on; its attention is changed to a cheaper form in place.
+
+        The content of denoising queries is learned anew where the width is another one.
+        """
         use_fused_attention(model)
         self.model = model
+        width = model.config.d_model
+        if not hasattr(self, "name_content") or self.name_content.in_features != width:
+            self.name_content = nn.Linear(width, width)
 
     def read_text(self, batch: Batch) -> TextFeatures:
         """Encode the batch's texts."""

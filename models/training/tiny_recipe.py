@@ -47,6 +47,7 @@ from models.training.tiny import (
     tiny_words,
 )
 from models.training.vocabulary import forget_words
+from models.training.widen import widen
 
 PROMPTS_PER_PASS = 40
 """The largest prompt set of training; larger passes were never seen."""
@@ -72,6 +73,7 @@ class Round:
         nothing_present: Share of a scene's prompt sets of which nothing is there.
         detection_rate: Peak of detection's learning rate.
         giou: Weight of the GIoU loss.
+        width: `d_model` from this round on; 128 is 64 widened.
         decoder_layers: Decoder layers from this round on; new ones start as copies of the last.
         decoder_points: Places that a decoder head reads on each level, from this round on.
         share_box_head: False gives each decoder layer a box head of its own from this round on.
@@ -95,6 +97,7 @@ class Round:
     nothing_present: float = 0.3
     detection_rate: float = 6e-4
     giou: float = 2.0
+    width: int = 64
     decoder_layers: int = 3
     decoder_points: int = 4
     share_box_head: bool = True
@@ -287,7 +290,8 @@ class TinyRecipe:
         trainer = before or DenoisingTrainer(build_tiny(), DenoisingConfig(queries=30))
         load_backbone(trainer.model, state or {})
         small = cast(MMGroundingDinoForObjectDetection, trainer.model)
-        trainer.use_model(grow_decoder(small, spec.decoder_layers, spec.decoder_points, spec.share_box_head))
+        small = grow_decoder(small, spec.decoder_layers, spec.decoder_points, spec.share_box_head)
+        trainer.use_model(widen(small) if spec.width > small.config.d_model else small)
         trainer.config = DenoisingConfig(queries=spec.denoising_queries)
         return self._detect(trainer, spec, seed, folder)
 
@@ -302,7 +306,8 @@ class TinyRecipe:
             found.append((detections, [PAIRS[class_id - 1] for class_id in detections.class_ids]))
         best = best_threshold(match_scores(truth, found), sum(len(labelled.names) for labelled in truth))
         shift_scores(model, best, DetectorSettings().box_threshold)
-        write_grounding_dino(self._output / "model", model, self._processor, PROMPTS_PER_PASS)
+        folder = self._output / "model"
+        write_grounding_dino(folder, model, self._processor, PROMPTS_PER_PASS, weights=torch.float16)
 
     def _detect(self, trainer: DenoisingTrainer, spec: Round, seed: int, folder: Path) -> DenoisingTrainer:
         """Train the detector of a round; return its averaged weights."""
