@@ -17,7 +17,7 @@ groundlabel train labels.json --images photos/ --detector grounding-dino-tiny --
 groundlabel train run/ --output tuned/ --minutes 30 --resume
 """
 _CHOICES = {"text_level": TEXT_LEVELS, "denoising": DENOISING_KINDS}
-_TYPES: dict[str, Any] = {"epochs": float, "minutes": float, "learning_rate": float}
+_TYPES: dict[str, Any] = {"epochs": float, "minutes": float, "learning_rate": float, "whole_from": float}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -69,6 +69,14 @@ def test_sizes_follow_phase_and_source(grounding_processor) -> None:
     assert {shape[3] / shape[2] for shape in shapes} == {1.0, 2.0, 0.5}
 
 
+def test_a_phase_may_have_sources_of_its_own(grounding_processor) -> None:
+    phases = [Phase(0.5, (32,)), Phase(1.0, (32,), shares=(0.0, 3.0, 0.0))]
+    batches = steps(grounding_processor, phases=phases)
+    widths = [batches[step].pixel_values.shape[3] / batches[step].pixel_values.shape[2] for step in range(20)]
+    assert set(widths[10:]) == {2.0}
+    assert set(widths[:10]) == {1.0, 2.0, 0.5}
+
+
 def test_a_step_is_always_the_same(grounding_processor) -> None:
     one, two = steps(grounding_processor)[7], steps(grounding_processor)[7]
     assert torch.equal(one.pixel_values, two.pixel_values)

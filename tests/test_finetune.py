@@ -20,13 +20,13 @@ from models.training.finetune_plan import (
     fit_prompts,
     freeze_parts,
     plan_loop,
-    size_phases,
+    plan_phases,
 )
 from models.training.forward import DenoisingTrainer
 from models.training.loop import Loop, LoopConfig
 from models.training.prompts import PromptSampling, draw_prompts
 from models.training.queries import grow_queries
-from models.training.sources import CocoSource, read_rgb
+from models.training.sources import CocoSource
 from models.zoo import load_detector
 from tests.tiny_training import PAIRS, small_model, small_processor, write_scenes, write_small_detector
 
@@ -62,13 +62,13 @@ def test_both_kinds_train_and_load(kind: str, data: Path, tmp_path: Path, capsys
     assert len(detector([np.full((96, 96, 3), 90, np.uint8)])[0]) > 0
 
 
-def test_without_crops_images_are_shown_whole(data: Path) -> None:
+def test_a_source_can_show_its_images_whole(data: Path) -> None:
     """Each box keeps its size, and none is missing; windows of the same images lose some and change all."""
     asked = PromptSampling((40,), (1.0,), nothing_present=0.0, keep_present=1.0)
 
-    def whole(crops: bool) -> int:
-        make = finetune_module._open_sources(data.parent / "images", 96, FinetuneConfig(crops=crops), read_rgb)
-        source = make(data, sampling=asked)
+    varied = CocoSource(data, data.parent / "images", sampling=asked)
+
+    def shown_whole(source: CocoSource) -> int:
         sizes = [np.sort(np.diff(source.labelled(i).boxes_xyxy.reshape(-1, 2, 2), axis=1), axis=None) for i in range(6)]
         count = 0
         for seed in range(12):
@@ -77,8 +77,8 @@ def test_without_crops_images_are_shown_whole(data: Path) -> None:
             count += any(len(size) == len(drawn_sizes) and np.allclose(size, drawn_sizes) for size in sizes)
         return count
 
-    assert whole(crops=False) == 12
-    assert whole(crops=True) < 6
+    assert shown_whole(varied.whole()) == 12
+    assert shown_whole(varied) < 6
 
 
 def test_an_interrupted_training_goes_on_as_if_unbroken(
@@ -197,12 +197,31 @@ def test_the_rate_falls_with_the_time_spent() -> None:
 
 @pytest.mark.parametrize("aspect", [0.5, 1.0, 4 / 3, 4.0])
 def test_training_sizes_fit_the_processors(aspect: float) -> None:
-    phases = size_phases({"shortest_edge": 224, "longest_edge": 384}, aspect)
+    phases = plan_phases({"shortest_edge": 224, "longest_edge": 384}, aspect, whole_from=1.0)
     assert [phase.until for phase in phases] == [0.6, 1.0]
     for short in (*phases[0].short_sides, *phases[1].short_sides):
         assert short % 16 == 0
         assert short <= 224
         assert short * max(aspect, 1 / aspect) <= 384 + 16 * max(aspect, 1 / aspect)
+
+
+@pytest.mark.parametrize(
+    ("whole_from", "untils", "whole"),
+    [
+        (0.0, [0.6, 1.0], [True, True]),
+        (0.4, [0.4, 0.6, 1.0], [False, True, True]),
+        (0.6, [0.6, 1.0], [False, True]),
+        (0.7, [0.6, 0.7, 1.0], [False, False, True]),
+        (1.0, [0.6, 1.0], [False, False]),
+    ],
+)
+def test_images_are_whole_at_the_end(whole_from: float, untils: list[float], whole: list[bool]) -> None:
+    phases = plan_phases({"shortest_edge": 224, "longest_edge": 384}, 1.0, whole_from)
+    assert [phase.until for phase in phases] == untils
+    assert [phase.shares == (0.0, 1.0) for phase in phases] == whole
+    assert [phase.shares == (1.0, 0.0) for phase in phases] == [not each for each in whole]
+    for start, phase in zip([0.0, *untils], phases, strict=False):
+        assert (min(phase.short_sides) == 160) == (start < 0.6)
 
 
 def test_prompts_fit_the_text(tmp_path: Path) -> None:

@@ -22,10 +22,12 @@ class Phase:
     Attributes:
         until: Share of all steps at which it ends, in (0, 1].
         short_sides: Shorter image sides in pixels; each step draws one (multi-scale training).
+        shares: Probability of each source for a step; None leaves that to the batches.
     """
 
     until: float
     short_sides: tuple[int, ...]
+    shares: tuple[float, ...] | None = None
 
 
 def sample_to_target(sample: Sample, span_map: torch.Tensor) -> Target:
@@ -69,7 +71,8 @@ class StepBatches(Dataset[Batch]):
 
     Args:
         sources: Where samples come from.
-        shares: Probability of each source for a step; a batch has one source, so that sizes are equal.
+        shares: Probability of each source for a step, where the phase names none; a batch has one source, so that
+            sizes are equal.
         tokenizer: Of the model.
         batch_size: Images a step.
         steps: How many steps there are.
@@ -96,7 +99,7 @@ class StepBatches(Dataset[Batch]):
     ) -> None:
         self._sources, self._batch_size = list(sources), batch_size
         self._join = join or (lambda samples: collate(samples, tokenizer))
-        self._shares = np.asarray(shares, float) / float(np.sum(shares))
+        self._shares = tuple(shares)
         self._alphas = alphas
         self._steps, self._phases, self._seed, self._rank = steps, list(phases), seed, rank
 
@@ -107,7 +110,8 @@ class StepBatches(Dataset[Batch]):
         """Make the batch of a step: one source, one image size, fresh samples."""
         common = np.random.default_rng([self._seed, step])
         phase = next(phase for phase in self._phases if step < phase.until * self._steps or phase is self._phases[-1])
-        chosen = int(common.choice(len(self._sources), p=self._shares))
+        shares = np.asarray(self._shares if phase.shares is None else phase.shares, float)
+        chosen = int(common.choice(len(self._sources), p=shares / shares.sum()))
         source = self._sources[chosen]
         short = int(common.choice(phase.short_sides))
         size_hw = (short, round(short * source.aspect)) if source.aspect >= 1 else (round(short / source.aspect), short)

@@ -38,7 +38,7 @@ from models.training.finetune_plan import (
     freeze_parts,
     measure_step,
     plan_loop,
-    size_phases,
+    plan_phases,
     timed,
 )
 from models.training.forward import DenoisingTrainer
@@ -123,11 +123,11 @@ def finetune(
         say(f"frozen: {frozen / 1e6:.1f} of {total / 1e6:.1f} million parameters")
     batches = partial(
         StepBatches,
-        [learned],
-        [1.0],
+        [learned, learned.whole()],
+        [1.0, 0.0],
         processor.tokenizer,
         config.batch_size,
-        phases=size_phases(size, learned.aspect),
+        phases=plan_phases(size, learned.aspect, config.whole_from),
         seed=config.seed,
         rank=rank,
         join=partial(collate_classes, names=names) if config.closed_set else None,
@@ -193,7 +193,6 @@ def _open_sources(images: Path, side: int, config: FinetuneConfig, read: ReadIma
         cached=min(2000, int(_CACHE_BYTES / (2.25 * kept**2))),
         vertical_flip=config.vertical_flip,
         quarter_turns=config.quarter_turns,
-        crops=config.crops,
         read=read,
     )
 

@@ -50,8 +50,11 @@ class FinetuneConfig:
     vertical_flip: bool = field(
         default=False, metadata={"help": "mirror images top to bottom, too: for microscopes and pictures from above"}
     )
-    crops: bool = field(
-        default=True, metadata={"help": "show windows of images and mosaics of four; without it images are shown whole"}
+    whole_from: float = field(
+        default=0.7,
+        metadata={
+            "help": "share of the training after which images are shown whole, not in windows and mosaics of four"
+        },
     )
     quarter_turns: bool = field(
         default=False, metadata={"help": "turn images by a quarter, too: for images that have no up and down"}
@@ -70,6 +73,8 @@ class FinetuneConfig:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.size is not None and not 32 <= self.size <= 4096:
             raise ValueError(f"size must be between 32 and 4096 pixels, not {self.size}")
+        if not 0 <= self.whole_from <= 1:
+            raise ValueError(f"whole_from must be a share between 0 and 1, not {self.whole_from}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, not {self.seed}")
         object.__setattr__(self, "freeze", tuple(self.freeze))

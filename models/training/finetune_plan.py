@@ -162,17 +162,34 @@ def choose_size(processor: GroundingDinoProcessor, short: int | None) -> dict[st
     return {"shortest_edge": short, "longest_edge": round(short * longest / shortest)}
 
 
-def size_phases(size: dict[str, int], aspect: float) -> list[Phase]:
-    """Return the shorter sides to train at: mixed and smaller at first, then near the full size.
+def plan_phases(size: dict[str, int], aspect: float, whole_from: float) -> list[Phase]:
+    """Return how images are shown over a training.
+
+    Their shorter sides are mixed and smaller at first, then near the full size. Windows and mosaics, which keep a
+    detector from learning few images by heart, give way to whole images, as the detector will be asked for them.
 
     Args:
         size: `shortest_edge` and `longest_edge`, pixels.
         aspect: Width over height of the batches.
+        whole_from: Share of the steps after which images are whole.
+
+    Returns:
+        Phases of two sources, of varied images and of whole ones.
+
+    Source: Ge et al. 2021 (YOLOX), section 2, for the end without mosaics.
     """
     short = min(size["shortest_edge"], size["longest_edge"] / max(aspect, 1 / aspect))
     sides = [max(round(short * share / 16), 2) * 16 for share in (0.7, 0.85, 1.0)]
     last = [max(round(short * share / 16), 2) * 16 for share in (0.93, 1.0)]
-    return [Phase(_FULL_SIZE_FROM, tuple(sides)), Phase(1.0, tuple(last))]
+    starts = sorted({0.0, _FULL_SIZE_FROM, whole_from} - {1.0})
+    return [
+        Phase(
+            until,
+            tuple(sides if start < _FULL_SIZE_FROM else last),
+            (0.0, 1.0) if start >= whole_from else (1.0, 0.0),
+        )
+        for start, until in zip(starts, [*starts[1:], 1.0], strict=True)
+    ]
 
 
 def fit_prompts(tokenizer: PreTrainedTokenizerBase, names: Sequence[str], limit: int, wanted: int) -> int:

@@ -83,6 +83,7 @@ class DenoisingTrainer(nn.Module):
         look_forward_twice: bool = True,
     ) -> None:
         super().__init__()
+        self.name_content = nn.Linear(model.config.d_model, model.config.d_model)
         self.use_model(model)
         self.config = config
         self.text_level = text_level
@@ -96,7 +97,7 @@ class DenoisingTrainer(nn.Module):
         use_fused_attention(model)
         self.model = model
         width = model.config.d_model
-        if not hasattr(self, "name_content") or self.name_content.in_features != width:
+        if self.name_content.in_features != width:
             self.name_content = nn.Linear(width, width)
 
     def read_text(self, batch: Batch) -> TextFeatures:

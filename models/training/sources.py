@@ -1,5 +1,6 @@
 """Where training samples come from: generated scenes and COCO files. Each draws a sample from a random generator."""
 
+import copy
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -125,7 +126,6 @@ class CocoSource:
         cached: Most images kept in memory.
         read: Reads an image file.
         colour: Largest share by which brightness, contrast and saturation change.
-        crops: False shows images whole, whatever zoom and mosaic_share say.
 
     Raises:
         ValueError: The file holds no image.
@@ -145,7 +145,6 @@ class CocoSource:
         cached: int = 2000,
         read: Callable[[Path], NDArray[np.uint8]] = read_rgb,
         colour: float = 0.2,
-        crops: bool = True,
     ) -> None:
         data = json.loads(annotations.read_text(encoding="utf-8"))
         names = {category["id"]: str(category["name"]).lower() for category in data["categories"]}
@@ -161,12 +160,18 @@ class CocoSource:
         sides = [(record["width"], record["height"]) for record in data["images"]]
         self.aspect = float(np.median([width / height for width, height in sides]))
         self._sampling, self._vertical_flip = sampling, vertical_flip
-        self._zoom = zoom if crops else (1.0, 1.0)
+        self._zoom = zoom
         self._quarter_turns, self._colour = quarter_turns, colour
-        self._mosaic_share, self._max_side = mosaic_share if crops else 0.0, max_side
+        self._mosaic_share, self._max_side = mosaic_share, max_side
         self._read_file = read
         self._may_mirror = all(mirror_expression(name) in names.values() for name in names.values())
         self._load = lru_cache(maxsize=cached)(self._read)
+
+    def whole(self) -> "CocoSource":
+        """Return a source of the same images, which shows them whole; both keep them in memory once."""
+        other = copy.copy(self)
+        other._zoom, other._mosaic_share = (1.0, 1.0), 0.0
+        return other
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -251,7 +251,7 @@ class TinyRecipe:
         self._cells = {
             "windows": cells(),
             "varied": cells(quarter_turns=True, colour=0.3),
-            "whole": cells(crops=False),
+            "whole": cells().whole(),
         }
         self._validation = CocoSource(blood / "val.json", blood / "images")
         self._processor = tiny_processor(tiny_words(), output / "processor")

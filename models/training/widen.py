@@ -69,8 +69,8 @@ def widen(model: MMGroundingDinoForObjectDetection, unevenness: float = 0.5) -> 
 
 def _write(value: Tensor, dim: int) -> Tensor:
     """Repeat channels along a dimension, in pairs as sine and cosine of a frequency lie: 0 1 0 1 2 3 2 3 and so on."""
-    pairs = value.unflatten(dim, (-1, 1, 2))
-    return pairs.expand(*[2 if at == dim + 1 else -1 for at in range(pairs.dim())]).flatten(dim, dim + 2)
+    pairs: Tensor = value.unflatten(dim, (-1, 1, 2))
+    return pairs.repeat_interleave(2, dim + 1).flatten(dim, dim + 2)
 
 
 def _read(value: Tensor, noise: torch.Generator, unevenness: float) -> Tensor:
@@ -80,5 +80,4 @@ def _read(value: Tensor, noise: torch.Generator, unevenness: float) -> Tensor:
     else:
         part = torch.randn(value.shape, generator=noise) * value.square().mean().sqrt() * unevenness
         first, second = value / 2 + part, value / 2 - part
-    pairs = torch.stack([first.unflatten(1, (-1, 2)), second.unflatten(1, (-1, 2))], dim=2)
-    return pairs.flatten(1)
+    return torch.stack([first.unflatten(1, (-1, 2)), second.unflatten(1, (-1, 2))], dim=2).flatten(1)
