@@ -38,7 +38,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_stages(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shapes alone, then rounds with cells; the last has a larger decoder and begins mixed. The finish is left out."""
+    """Shapes alone, then rounds with cells; the last is larger and begins mixed. The finish is left out."""
     judged: list[bool] = []
 
     def watch(_model: object, _processor: object, cells: object) -> Mapping[str, float]:
@@ -49,13 +49,14 @@ def test_stages(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(tiny_recipe, "watch", watch)
     monkeypatch.setattr(tiny_recipe, "SHAPES", small)
     second = replace(small, cycles=(), cell_share=0.5)
-    last = replace(second, decoder_layers=4, decoder_points=8, share_box_head=False, mixed=0.5, cells="varied")
+    grown = {"width": 128, "decoder_layers": 4, "decoder_points": 8, "share_box_head": False}
+    last = replace(second, **grown, mixed=0.5, cells="varied")
     rounds = (replace(small, cell_share=0.5), second, replace(last, phases=(Phase(1.0, (64, 80)),)))
     monkeypatch.setattr(tiny_recipe, "ROUNDS", rounds)
-    finished: list[tuple[int, int]] = []
+    finished: list[tuple[int, int, int]] = []
 
     def finish(_: TinyRecipe, model: GroundingModel) -> None:
-        finished.append((model.config.decoder_layers, model.config.decoder_n_points))
+        finished.append((model.config.d_model, model.config.decoder_layers, model.config.decoder_n_points))
 
     monkeypatch.setattr(TinyRecipe, "_finish", finish)
     output = tmp_path / "output"
@@ -72,9 +73,9 @@ def test_stages(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert unknown_words(processor.tokenizer, [CELLS, "red circle"]) == []
     assert processor.image_processor.size == {"shortest_edge": 64, "longest_edge": 112}
     model, processor = read_grounding_dino(output / "round_3" / "model")
-    assert (model.config.decoder_layers, model.config.decoder_n_points) == (4, 8)
+    assert (model.config.d_model, model.config.decoder_layers, model.config.decoder_n_points) == (128, 4, 8)
     assert processor.image_processor.size == {"shortest_edge": 80, "longest_edge": 140}
-    assert finished == [(4, 8)], "the last round's"
+    assert finished == [(128, 4, 8)], "the last round's"
     first = torch.load(output / "round_1" / "backbone_0.pt", weights_only=True)
     assert not (output / "round_2" / "backbone_0.pt").exists()
     assert set(first) == set(torch.load(output / "shapes" / "backbone_0.pt", weights_only=True))
