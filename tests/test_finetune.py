@@ -197,7 +197,7 @@ def test_the_rate_falls_with_the_time_spent() -> None:
 
 @pytest.mark.parametrize("aspect", [0.5, 1.0, 4 / 3, 4.0])
 def test_training_sizes_fit_the_processors(aspect: float) -> None:
-    phases = plan_phases({"shortest_edge": 224, "longest_edge": 384}, aspect, whole_from=1.0)
+    phases = plan_phases({"shortest_edge": 224, "longest_edge": 384}, aspect, FinetuneConfig(whole_from=1.0))
     assert [phase.until for phase in phases] == [0.6, 1.0]
     for short in (*phases[0].short_sides, *phases[1].short_sides):
         assert short % 16 == 0
@@ -216,12 +216,17 @@ def test_training_sizes_fit_the_processors(aspect: float) -> None:
     ],
 )
 def test_images_are_whole_at_the_end(whole_from: float, untils: list[float], whole: list[bool]) -> None:
-    phases = plan_phases({"shortest_edge": 224, "longest_edge": 384}, 1.0, whole_from)
+    phases = plan_phases({"shortest_edge": 224, "longest_edge": 384}, 1.0, FinetuneConfig(whole_from=whole_from))
     assert [phase.until for phase in phases] == untils
     assert [phase.shares == (0.0, 1.0) for phase in phases] == whole
     assert [phase.shares == (1.0, 0.0) for phase in phases] == [not each for each in whole]
     for start, phase in zip([0.0, *untils], phases, strict=False):
         assert (min(phase.short_sides) == 160) == (start < 0.6)
+
+
+def test_a_time_limit_leaves_steps_over_and_moves_the_phases_ahead() -> None:
+    phases = plan_phases({"shortest_edge": 224, "longest_edge": 384}, 1.0, FinetuneConfig(minutes=10, whole_from=0.77))
+    assert [phase.until for phase in phases] == pytest.approx([0.6 / 1.1, 0.7, 1.0])
 
 
 def test_prompts_fit_the_text(tmp_path: Path) -> None:

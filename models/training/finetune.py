@@ -127,7 +127,7 @@ def finetune(
         [1.0, 0.0],
         processor.tokenizer,
         config.batch_size,
-        phases=plan_phases(size, learned.aspect, config.whole_from),
+        phases=plan_phases(size, learned.aspect, config),
         seed=config.seed,
         rank=rank,
         join=partial(collate_classes, names=names) if config.closed_set else None,

@@ -24,6 +24,8 @@ _MOST_EVALUATIONS = 10
 _EVALUATION_SHARE = 0.15
 _SAVE_SECONDS = 120
 _FULL_SIZE_FROM = 0.6
+_SPARE = 1.1
+"""Under a time limit, the steps that there are over those that are expected, so that they do not run out."""
 _FROZEN = {"backbone": ("model.backbone.conv_encoder.",), "text": ("model.text_backbone.",)}
 _TEXT = ("model.text_backbone.", "model.text_projection.")
 
@@ -69,7 +71,7 @@ class TrainingPlan:
         evaluations = min(max(int(_EVALUATION_SHARE * seconds / max(evaluation_seconds, 1e-3)), 1), _MOST_EVALUATIONS)
         if config.minutes is not None:
             training = max(seconds - evaluations * evaluation_seconds, 0.2 * seconds)
-            steps = math.ceil(1.1 * training / step_seconds)
+            steps = math.ceil(_SPARE * training / step_seconds)
         return cls(config, steps, step_seconds, math.ceil(steps / evaluations), before, words)
 
     def describe(self, step_images: int, images: int, validation_images: int) -> str:
@@ -162,7 +164,7 @@ def choose_size(processor: GroundingDinoProcessor, short: int | None) -> dict[st
     return {"shortest_edge": short, "longest_edge": round(short * longest / shortest)}
 
 
-def plan_phases(size: dict[str, int], aspect: float, whole_from: float) -> list[Phase]:
+def plan_phases(size: dict[str, int], aspect: float, config: FinetuneConfig) -> list[Phase]:
     """Return how images are shown over a training.
 
     Their shorter sides are mixed and smaller at first, then near the full size. Windows and mosaics, which keep a
@@ -171,7 +173,7 @@ def plan_phases(size: dict[str, int], aspect: float, whole_from: float) -> list[
     Args:
         size: `shortest_edge` and `longest_edge`, pixels.
         aspect: Width over height of the batches.
-        whole_from: Share of the steps after which images are whole.
+        config: Says from when on images are whole, and whether a time limit leaves some steps over.
 
     Returns:
         Phases of two sources, of varied images and of whole ones.
@@ -181,12 +183,13 @@ def plan_phases(size: dict[str, int], aspect: float, whole_from: float) -> list[
     short = min(size["shortest_edge"], size["longest_edge"] / max(aspect, 1 / aspect))
     sides = [max(round(short * share / 16), 2) * 16 for share in (0.7, 0.85, 1.0)]
     last = [max(round(short * share / 16), 2) * 16 for share in (0.93, 1.0)]
-    starts = sorted({0.0, _FULL_SIZE_FROM, whole_from} - {1.0})
+    used = 1.0 if config.minutes is None else 1 / _SPARE
+    starts = sorted({0.0, _FULL_SIZE_FROM, config.whole_from} - {1.0})
     return [
         Phase(
-            until,
+            until * used if until < 1 else 1.0,
             tuple(sides if start < _FULL_SIZE_FROM else last),
-            (0.0, 1.0) if start >= whole_from else (1.0, 0.0),
+            (0.0, 1.0) if start >= config.whole_from else (1.0, 0.0),
         )
         for start, until in zip(starts, [*starts[1:], 1.0], strict=True)
     ]
