@@ -40,7 +40,7 @@ def directions(degrees: dict[str, float]) -> ImageVectors:
 
 
 def test_groups_and_ranks_become_views(dataset: Any) -> None:
-    write_likeness(dataset, directions({"0": 0, "1": 100, "2": 2, "3": 102, "4": 104, "5": 200, "no sample": 50}))
+    write_likeness(dataset, directions({"0": 0, "1": 100, "2": 1.5, "3": 101.5, "4": 103, "5": 200, "no sample": 50}))
     near = dataset.load_saved_view("Near duplicates")
     assert near.values("image_id") == ["1", "3", "4", "0", "2"]  # the group of three first
     assert near.values("duplicate_group") == [1, 1, 1, 2, 2]
