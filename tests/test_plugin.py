@@ -36,7 +36,7 @@ def review(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reviewed]:
         folder = tmp_path_factory.mktemp("plugin")
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         patch.delenv("FIFTYONE_DATABASE_URI", raising=False)
-        config = AnnotateConfig(device="cpu", box_threshold=0.2, nms_iou=0.5, agnostic_nms_iou=0.5)
+        config = AnnotateConfig(device="cpu", box_threshold=0.2, agnostic_nms_iou=0.1)
         with reviewed_run(folder, save_scenes(folder / "photos", 5), config) as found:
             yield found
 
@@ -160,7 +160,7 @@ def test_explain_names_prompt_scores_and_what_was_beaten(review: Reviewed) -> No
         for sample in review.dataset
         for row in range(len(sample[PREDICTIONS].detections))
     )
-    assert any("NMS: overlaps a stronger box" in text for text in texts)
+    assert any("NMS: overlaps a stronger box of any class" in text for text in texts)
 
 
 def test_similar_objects_come_first_and_are_looked_at_once(review: Reviewed, monkeypatch: pytest.MonkeyPatch) -> None:
