@@ -1,4 +1,5 @@
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,26 @@ def test_both_kinds_train_and_load(kind: str, data: Path, tmp_path: Path, capsys
     detector = load_detector(str(result.model), Ontology.from_names(PAIRS), box_threshold=0, text_threshold=0)
     assert detector.resized_hw((96, 96)) == (64, 64)
     assert len(detector([np.full((96, 96, 3), 90, np.uint8)])[0]) > 0
+
+
+def test_small_objects_are_trained_and_used_larger(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = json.loads(data.read_text())
+    for box in labels["annotations"]:
+        box["bbox"][2:] = [12, 12]
+    small = tmp_path / "small.json"
+    small.write_text(json.dumps(labels))
+    start = write_small_detector(tmp_path / "start")
+    result = finetune(
+        start, small, small, tmp_path / "out", FinetuneConfig(epochs=1, batch_size=3), data.parent / "images"
+    )
+    assert result is not None
+    assert "is 8 px wide in the median at the detector's size of 64: it is trained and used at 96" in (
+        capsys.readouterr().out
+    )
+    detector = load_detector(str(result.model), Ontology.from_names(PAIRS))
+    assert detector.resized_hw((96, 96)) == (96, 96)
 
 
 def test_a_source_can_show_its_images_whole(data: Path) -> None:
@@ -229,9 +250,38 @@ def test_a_time_limit_leaves_steps_over_and_moves_the_phases_ahead() -> None:
     assert [phase.until for phase in phases] == pytest.approx([0.6 / 1.1, 0.7, 1.0])
 
 
+@pytest.mark.parametrize(
+    ("wanted", "smallest", "largest", "chosen"),
+    [
+        (128, 0.01, 100, 128),
+        (None, 0.5, 1000, 64),
+        (None, 0.3, 1000, 96),
+        (None, 0.01, 1000, 96),
+        (None, 0.3, 80, 80),
+        (None, 0.3, 50, 64),
+    ],
+)
+def test_small_objects_ask_for_a_larger_size(
+    wanted: int | None, smallest: float, largest: float, chosen: int, tmp_path: Path
+) -> None:
+    """The processor's own is 64; at 96 px an object of .3 of the side is 29 px wide."""
+    sized = choose_size(small_processor(tmp_path), wanted, smallest, largest)
+    assert sized == {"shortest_edge": chosen, "longest_edge": 2 * chosen}
+
+
+def test_the_smallest_class_is_told(data: Path) -> None:
+    source = CocoSource(data, data.parent / "images")
+    boxes = json.loads(data.read_text())["annotations"]
+    sides: dict[int, list[float]] = {}
+    for box in boxes:
+        sides.setdefault(box["category_id"], []).append(float(np.sqrt(box["bbox"][2] * box["bbox"][3])))
+    name, share = source.smallest_class()
+    assert name in source.names
+    assert share == pytest.approx(min(np.median(each) for each in sides.values()) / source.short_side)
+
+
 def test_prompts_fit_the_text(tmp_path: Path) -> None:
     processor = small_processor(tmp_path)
-    assert choose_size(processor, 128) == {"shortest_edge": 128, "longest_edge": 256}
     tokenizer = processor.tokenizer
     assert fit_prompts(tokenizer, PAIRS, 64, 40) == 3
     assert fit_prompts(tokenizer, PAIRS * 10, 64, 40) == 20

@@ -31,6 +31,7 @@ from models.training.denoising import DenoisingConfig
 from models.training.evaluate import EVALUATION, Precision, evaluate_detector
 from models.training.finetune_config import FinetuneConfig
 from models.training.finetune_plan import (
+    SMALL_MODEL,
     FinetuneResult,
     TrainingPlan,
     choose_size,
@@ -105,10 +106,12 @@ def finetune(
     rank, world = _process()
     say = print if rank == 0 else _say_nothing
     model, processor = read_grounding_dino(detector)
-    size = choose_size(processor, config.size)
+    labels = CocoSource(train, images)
+    names = _names(labels, train)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    size = _size(processor, config.size, labels if total < SMALL_MODEL else None, say)
     source = _open_sources(images, size["longest_edge"], config, read)
     judged = source(validation)
-    names = _names(source(train), train)
     processor, words = extend_vocabulary(model, processor, names, config.seed)
     if words:
         say(f"new words in the detector's vocabulary: {', '.join(words)}")
@@ -118,7 +121,6 @@ def finetune(
     if grow_queries(model, math.ceil(_SPARE_QUERIES * learned.most_boxes()), config.seed):
         say(f"an image holds {learned.most_boxes()} objects: the detector now finds up to {model.config.num_queries}")
     trainer = _make_trainer(model, processor, names, config).to(device)
-    total = sum(parameter.numel() for parameter in model.parameters())
     if frozen := freeze_parts(trainer, config.freeze, words, config.closed_set):
         say(f"frozen: {frozen / 1e6:.1f} of {total / 1e6:.1f} million parameters")
     batches = partial(
@@ -195,6 +197,22 @@ def _open_sources(images: Path, side: int, config: FinetuneConfig, read: ReadIma
         quarter_turns=config.quarter_turns,
         read=read,
     )
+
+
+def _size(
+    processor: GroundingDinoProcessor, wanted: int | None, labels: CocoSource | None, say: Callable[..., None]
+) -> dict[str, int]:
+    """Return the size at which images are shown; it is said where small objects of the labels ask for a larger one."""
+    if wanted is not None or labels is None:
+        return choose_size(processor, wanted)
+    name, share = labels.smallest_class()
+    size, own = choose_size(processor, None, share, labels.short_side), processor.image_processor.size["shortest_edge"]
+    if size["shortest_edge"] > own:
+        say(
+            f"{name} is {share * own:.0f} px wide in the median at the detector's size of {own}: "
+            f"it is trained and used at {size['shortest_edge']} (--size {own} for its own)"
+        )
+    return size
 
 
 def _names(source: CocoSource, file: Path) -> tuple[str, ...]:

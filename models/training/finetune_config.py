@@ -27,7 +27,11 @@ class FinetuneConfig:
         default=None, metadata={"help": "peak learning rate (default: 6e-4 under 20 million parameters, else 1e-4)"}
     )
     size: int | None = field(
-        default=None, metadata={"help": "shorter image side in pixels; kept with the model (default: the model's own)"}
+        default=None,
+        metadata={
+            "help": "shorter image side in pixels; kept with the model "
+            "(default: the model's own, a small model's up to half more where objects are small)"
+        },
     )
     max_prompts: int = field(
         default=40, metadata={"help": "most class names that an image is asked for at once in training"}

@@ -19,11 +19,13 @@ from models.training.finetune_config import DEFAULT_EPOCHS, FinetuneConfig
 from models.training.forward import DenoisingTrainer
 from models.training.loop import LoopConfig, training_loss
 
-_SMALL_MODEL = 20_000_000
+SMALL_MODEL = 20_000_000
 _MOST_EVALUATIONS = 10
 _EVALUATION_SHARE = 0.15
 _SAVE_SECONDS = 120
 _FULL_SIZE_FROM = 0.6
+_VISIBLE_PX = 24
+_MOST_ENLARGED = 1.5
 _SPARE = 1.1
 """Under a time limit, the steps that there are over those that are expected, so that they do not run out."""
 _FROZEN = {"backbone": ("model.backbone.conv_encoder.",), "text": ("model.text_backbone.",)}
@@ -155,13 +157,26 @@ class FinetuneResult:
         return cls(**content)
 
 
-def choose_size(processor: GroundingDinoProcessor, short: int | None) -> dict[str, int]:
-    """Return the processor's image size, or one with another shorter side and the same proportion."""
+def choose_size(
+    processor: GroundingDinoProcessor, wanted: int | None, smallest: float = 1.0, largest: float = math.inf
+) -> dict[str, int]:
+    """Return the processor's image size, or one of the same proportion with another shorter side.
+
+    Where none is wanted it is the processor's own, or up to half as much again so that small objects stay visible: a
+    multiple of 32 at which they are three cells of the finest feature map wide.
+
+    Args:
+        processor: The detector's.
+        wanted: Shorter side in pixels.
+        smallest: Side of small objects as a share of the images' shorter side, above 0.
+        largest: Shorter side of the images, pixels; more than that shows nothing more.
+    """
     own = processor.image_processor.size
     shortest, longest = int(own["shortest_edge"]), int(own["longest_edge"])
-    if short is None:
-        return {"shortest_edge": shortest, "longest_edge": longest}
-    return {"shortest_edge": short, "longest_edge": round(short * longest / shortest)}
+    if wanted is None:
+        visible = math.ceil(_VISIBLE_PX / smallest / 32) * 32
+        wanted = max(shortest, min(visible, math.floor(_MOST_ENLARGED * shortest / 32) * 32, round(largest)))
+    return {"shortest_edge": wanted, "longest_edge": round(wanted * longest / shortest)}
 
 
 def plan_phases(size: dict[str, int], aspect: float, config: FinetuneConfig) -> list[Phase]:
@@ -278,7 +293,7 @@ def _backward(trainer: DenoisingTrainer, batch: Any, device: torch.device) -> fl
 
 def plan_loop(plan: TrainingPlan, parameters: int) -> LoopConfig:
     """Return how the loop optimises: a small model takes a high rate, a pretrained large one a low."""
-    small = parameters < _SMALL_MODEL
+    small = parameters < SMALL_MODEL
     return LoopConfig(
         steps=plan.steps,
         learning_rate=plan.config.learning_rate or (6e-4 if small else 1e-4),

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -159,6 +160,8 @@ class CocoSource:
             raise ValueError(f"{annotations} holds no image to train on")
         sides = [(record["width"], record["height"]) for record in data["images"]]
         self.aspect = float(np.median([width / height for width, height in sides]))
+        self.short_side = float(np.median([min(pair) for pair in sides]))
+        self._short_sides = {record["id"]: min(pair) for record, pair in zip(data["images"], sides, strict=True)}
         self._sampling, self._vertical_flip = sampling, vertical_flip
         self._zoom = zoom
         self._quarter_turns, self._colour = quarter_turns, colour
@@ -187,6 +190,24 @@ class CocoSource:
             for _, name in objects:
                 counts[name] += 1
         return counts
+
+    def smallest_class(self) -> tuple[str, float]:
+        """Return the class of the smallest boxes, and their median side as a share of their image's shorter side.
+
+        A side is the root of a box's area.
+
+        Raises:
+            ValueError: There is no box.
+        """
+        shares: dict[str, list[float]] = {}
+        for image_id, objects in self._objects.items():
+            for (_, _, width, height), name in objects:
+                shares.setdefault(name, []).append(math.sqrt(width * height) / self._short_sides[image_id])
+        if not shares:
+            raise ValueError("no image has a box")
+        medians = {name: float(np.median(values)) for name, values in shares.items()}
+        name = min(medians, key=medians.__getitem__)
+        return name, medians[name]
 
     def most_boxes(self) -> int:
         """Return the largest number of boxes of an image."""
