@@ -92,28 +92,28 @@ def _read(
     head_rows = rows.view(-1, dims // heads)
     # The module's offsets are (x, y) pairs; taken apart by their weights, each comes out contiguous.
     weight, bias = attention.sampling_offsets.weight, attention.sampling_offsets.bias
-    heights, widths = (side.repeat_interleave(points).repeat(heads) for side in asking.new_tensor(level_hw).unbind(1))
-    firsts = first_places(level_hw, asking).repeat_interleave(points).repeat(heads)
-    head = torch.arange(heads, dtype=torch.int32, device=asking.device).repeat_interleave(levels * points)
+    samples = (heads, levels * points)
+    sides = (*asking.new_tensor(level_hw).unbind(1), first_places(level_hw, asking))
+    heights, widths, firsts = (side.repeat_interleave(points).repeat(heads).view(samples) for side in sides)
+    head = torch.arange(heads, dtype=torch.int32, device=asking.device)[:, None].expand(samples)
     output = torch.empty_like(asking)
     for image in range(count):
         own = head + image * rows.shape[1] * heads
         for start in range(0, length, _QUERIES):
             block = slice(start, start + _QUERIES)
             part = asking[image, block]
-            shares = attention.attention_weights(part).view(-1, heads, levels * points).softmax(-1).flatten(1)
+            shares = attention.attention_weights(part).view(-1, *samples).softmax(-1)
             places_xy = []
-            for axis, sides in enumerate((widths, heights)):
+            for axis, most in enumerate((widths, heights)):
                 offsets = functional.linear(part, weight[axis::2], bias[axis::2]).view(-1, heads, levels, points)
                 if reach is not None:
                     offsets.mul_(reach[image, axis, block, None, :, None])
                 offsets.add_(centres[image, axis, block, None, :, None])
-                places_xy.append(torch.minimum(offsets.flatten(1).clamp_(min=-1.0), sides))
+                places_xy.append(torch.minimum(offsets.view(-1, *samples).clamp_(min=-1.0), most))
             x, y = places_xy
             places, corners = find_corners(x, y, shares, widths, firsts, heads, own)
-            bag = (-1, levels * points * 4)
             summed = functional.embedding_bag(
-                places.view(bag), head_rows, mode="sum", per_sample_weights=corners.view(bag)
+                places.flatten(0, 1), head_rows, mode="sum", per_sample_weights=corners.flatten(0, 1)
             )
             output[image, block] = summed.view(-1, dims)
     projected: Tensor = attention.output_proj(output)
@@ -156,7 +156,7 @@ def find_corners(
         own: int32, the row of the sample's image and head in the image's first token.
 
     Returns:
-        Rows, int32, and weights, both of the shape of x and four more at the end.
+        Rows, int32, and weights, both of the shape of x with four times as many at the end.
     """
     left, top = x.detach().floor(), y.detach().floor()
     x, y = x - left, y - top
@@ -166,8 +166,8 @@ def find_corners(
     lower = y * shares
     upper = shares - lower
     lower_right, upper_right = lower * x, upper * x
-    rows = torch.stack([above, above + heads, below, below + heads], dim=-1)
-    weights = torch.stack([upper - upper_right, upper_right, lower - lower_right, lower_right], dim=-1)
+    rows = torch.cat([above, above + heads, below, below + heads], dim=-1)
+    weights = torch.cat([upper - upper_right, upper_right, lower - lower_right, lower_right], dim=-1)
     return rows, weights
 
 
