@@ -125,10 +125,10 @@ def test_an_image_that_kills_its_worker_fails_alone(tmp_path: Path) -> None:
 def test_the_signal_is_told_and_an_image_that_hangs_is_given_up(tmp_path: Path) -> None:
     for row, mark in enumerate((0, SEGFAULT, HANG, 0)):
         save_image(tmp_path / f"images/{row}.png", mark)
-    run = label(tmp_path / "images", tmp_path / "run", size=2, image_timeout=10.0)
+    run = label(tmp_path / "images", tmp_path / "run", size=2, image_timeout=6.0)
     assert {record.path: record.reason for record in run.failed()} == {
         "1.png": f"its worker process was killed by SIGSEGV {ATTEMPTS} times while it held this image alone",
-        "2.png": "no result within 10 s (--image-timeout)",
+        "2.png": "no result within 6 s (--image-timeout)",
     }
     assert run.counts().ok == 2
     died = [json.loads(line) for line in (run.folder / LOG_FILE).read_text().splitlines()]
