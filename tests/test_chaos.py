@@ -6,7 +6,7 @@ import pytest
 
 from jobs.cli import main
 
-KILLS, IMAGES = 4, 24
+KILLS, IMAGES = 5, 24
 
 
 @pytest.mark.timeout(900)
