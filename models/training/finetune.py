@@ -202,7 +202,10 @@ def _open_sources(images: Path, side: int, config: FinetuneConfig, read: ReadIma
 def _size(
     processor: GroundingDinoProcessor, wanted: int | None, labels: CocoSource | None, say: Callable[..., None]
 ) -> dict[str, int]:
-    """Return the size at which images are shown; it is said where small objects of the labels ask for a larger one."""
+    """Return the size at which images are shown; it is said where small objects of the labels ask for a larger one.
+
+    Without labels it is the detector's own, or what is wanted.
+    """
     if wanted is not None or labels is None:
         return choose_size(processor, wanted)
     name, share = labels.smallest_class()

@@ -160,8 +160,8 @@ class CocoSource:
             raise ValueError(f"{annotations} holds no image to train on")
         sides = [(record["width"], record["height"]) for record in data["images"]]
         self.aspect = float(np.median([width / height for width, height in sides]))
-        self.short_side = float(np.median([min(pair) for pair in sides]))
-        self._short_sides = {record["id"]: min(pair) for record, pair in zip(data["images"], sides, strict=True)}
+        self._short_sides = {record["id"]: min(record["width"], record["height"]) for record in data["images"]}
+        self.short_side = float(np.median(list(self._short_sides.values())))
         self._sampling, self._vertical_flip = sampling, vertical_flip
         self._zoom = zoom
         self._quarter_turns, self._colour = quarter_turns, colour
