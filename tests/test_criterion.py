@@ -12,6 +12,8 @@ from models.training.denoising import DenoisingConfig, make_denoising
 from models.training.matcher import Target
 
 TOKENS, QUERIES, LAYERS = 5, 4, 2
+NO_STATES = torch.zeros(0)
+"""The decoder's queries, which these losses do not read."""
 
 
 def focal_by_hand(logit: float, positive: bool, alpha: float = 0.25, gamma: float = 2.0) -> float:
@@ -50,7 +52,7 @@ def predictions(images: int, tokens: int = TOKENS, seed: int = 0) -> tuple[Decod
     ]
     chosen = torch.stack([torch.randperm(7, generator=generator)[:QUERIES] for _ in range(images)])
     selection = Selection(leaves[2], leaves[3], torch.zeros(images, 7, 8), chosen)
-    return Decoded(leaves[0], leaves[1].sigmoid()), selection, leaves
+    return Decoded(leaves[0], leaves[1].sigmoid(), NO_STATES), selection, leaves
 
 
 def one_object(token: int, box: tuple[float, ...] = (0.5, 0.5, 0.2, 0.4), tokens: int = TOKENS) -> Target:
@@ -67,7 +69,7 @@ def test_one_query_one_object_by_hand() -> None:
     target = one_object(1)
     box = torch.tensor([0.5, 0.5, 0.2, 0.2])
     logits = torch.tensor([0.3, 1.0, -0.5, -torch.inf, 2.0])
-    decoded = Decoded(logits[None, None, None], box[None, None, None])
+    decoded = Decoded(logits[None, None, None], box[None, None, None], NO_STATES)
     selection = Selection(
         logits[None, None], box.logit()[None, None], torch.zeros(1, 1, 8), torch.zeros(1, 1, dtype=torch.long)
     )
@@ -149,7 +151,8 @@ def test_denoising_terms_are_an_average_over_groups() -> None:
         assert denoising is not None
         assert denoising.groups == groups
         queries = denoising.references.shape[1]
-        denoised = Decoded(torch.zeros(LAYERS, 2, queries, TOKENS), torch.full((LAYERS, 2, queries, 4), 0.3))
+        boxes = torch.full((LAYERS, 2, queries, 4), 0.3)
+        denoised = Decoded(torch.zeros(LAYERS, 2, queries, TOKENS), boxes, NO_STATES)
         losses.append(grounding_loss(decoded, selection, targets, denoised, denoising))
     for name in ("focal_denoising", "l1_denoising", "giou_denoising"):
         torch.testing.assert_close(losses[0][name], losses[1][name])

@@ -14,7 +14,14 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from models.grounding_dino.forward import GroundingModel, ImageFeatures, TextFeatures, encode_image, predict
+from models.grounding_dino.forward import (
+    GroundingModel,
+    ImageFeatures,
+    TextFeatures,
+    encode_image,
+    predict_coarsely,
+    refine,
+)
 from models.out_of_memory import is_out_of_memory
 from models.precision import Precision
 
@@ -88,13 +95,13 @@ class CompiledSteps:
 
         def encode(sizes: LevelHw, pixels: Tensor) -> tuple[Tensor, ...]:
             image = encode_image(model, pixels, precision)
-            return image.tokens, image.positions, image.summary
+            return image.tokens, image.positions, image.summary, *(image.fine or ())
 
         def decide(
             sizes: LevelHw, tokens: Tensor, positions: Tensor, summary: Tensor, *text: Tensor
         ) -> tuple[Tensor, ...]:
             image = ImageFeatures(tokens, positions, [*sizes], summary)
-            return predict(model, image, TextFeatures(*text), precision)
+            return predict_coarsely(model, image, TextFeatures(*text), precision)
 
         self._model = model
         self._precision = precision
@@ -110,12 +117,13 @@ class CompiledSteps:
             self._levels[pixels.shape] = tuple(image.level_hw)
             return image
         sizes = self._levels[pixels.shape]
-        tokens, positions, summary = self._encode(sizes, pixels)
-        return ImageFeatures(tokens, positions, [*sizes], summary)
+        tokens, positions, summary, *fine = self._encode(sizes, pixels)
+        return ImageFeatures(tokens, positions, [*sizes], summary, (fine[0], fine[1]) if fine else None)
 
     @torch.inference_mode()
     def predict(self, image: ImageFeatures, text: TextFeatures) -> tuple[Tensor, Tensor]:
-        """Run all that follows; see `models.grounding_dino.forward.predict`."""
+        """Run all that follows; see `models.grounding_dino.forward.predict`. The refinement is not compiled."""
         parts = (text.tokens, text.token_mask, text.phrase_mask, text.position_ids)
-        logits, boxes = self._decide(tuple(image.level_hw), image.tokens, image.positions, image.summary, *parts)
-        return logits, boxes
+        found = self._decide(tuple(image.level_hw), image.tokens, image.positions, image.summary, *parts)
+        logits, boxes, queries = found
+        return logits, refine(self._model, image, logits, boxes, queries)

@@ -23,6 +23,7 @@ from transformers.models.grounding_dino.modeling_grounding_dino import (
     generate_masks_with_special_tokens_and_transfer_map,
 )
 
+from models.grounding_dino.box_refiner import read_maps, refine_boxes, refiner_of
 from models.grounding_dino.decoder import run_decoder
 from models.grounding_dino.enhancer import run_enhancer
 from models.precision import Precision, low_precision
@@ -40,12 +41,15 @@ class ImageFeatures:
         positions: (B, S, d), position plus level embedding.
         level_hw: (height, width) of each level; their products sum to S.
         summary: (B, D) of unit length, what the backbone makes of the whole image: like images, like directions.
+        fine: The maps of strides 2 and 4 that a box refiner reads, None without one. Where the other tensors repeat F
+            images, these do not: row r of the others belongs to image r modulo F.
     """
 
     tokens: Tensor
     positions: Tensor
     level_hw: list[tuple[int, int]]
     summary: Tensor
+    fine: tuple[Tensor, Tensor] | None = None
 
     @property
     def shapes(self) -> Tensor:
@@ -61,7 +65,7 @@ class ImageFeatures:
     def expand(self, count: int) -> "ImageFeatures":
         """Return the features of one image for `count` text passes in a batch, without a copy."""
         wide = (self.tokens.expand(count, -1, -1), self.positions.expand(count, -1, -1))
-        return ImageFeatures(*wide, self.level_hw, self.summary.expand(count, -1))
+        return ImageFeatures(*wide, self.level_hw, self.summary.expand(count, -1), self.fine)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,10 +142,12 @@ class Decoded:
     Attributes:
         logits: (layers, B, Q, T), -inf on text padding.
         boxes: (layers, B, Q, 4), cx cy w h relative to the image, in [0, 1].
+        queries: (B, Q, d), the last layer's, normalised.
     """
 
     logits: Tensor
     boxes: Tensor
+    queries: Tensor
 
 
 def encode_image(model: GroundingModel, pixel_values: Tensor, precision: Precision = "fp32") -> ImageFeatures:
@@ -155,10 +161,14 @@ def encode_image(model: GroundingModel, pixel_values: Tensor, precision: Precisi
     core = model.model
     mask = torch.ones((len(pixel_values), *pixel_values.shape[-2:]), dtype=torch.long, device=pixel_values.device)
     with low_precision(precision, pixel_values.device.type):
-        backbone_maps = core.backbone.conv_encoder(pixel_values, mask)
-        maps = [project(source) for project, (source, _) in zip(core.input_proj_vision, backbone_maps, strict=False)]
+        if refiner_of(model) is None:
+            fine = None
+            backbone_maps = [source for source, _ in core.backbone.conv_encoder(pixel_values, mask)]
+        else:
+            fine, backbone_maps = read_maps(core.backbone.conv_encoder.model, pixel_values)
+        maps = [project(source) for project, source in zip(core.input_proj_vision, backbone_maps, strict=False)]
         for level in range(len(maps), model.config.num_feature_levels):
-            source = backbone_maps[-1][0] if level == len(backbone_maps) else maps[-1]
+            source = backbone_maps[-1] if level == len(backbone_maps) else maps[-1]
             maps.append(core.input_proj_vision[level](source))
     place = core.backbone.position_embedding
     tokens = torch.cat([level_map.flatten(2).transpose(1, 2) for level_map in maps], dim=1).to(pixel_values.dtype)
@@ -167,8 +177,9 @@ def encode_image(model: GroundingModel, pixel_values: Tensor, precision: Precisi
         seen = torch.ones((len(mask), *level_map.shape[-2:]), dtype=torch.bool, device=mask.device)
         placed.append(place(level_map, seen).to(tokens.dtype).flatten(2).transpose(1, 2) + own)
     level_hw = [(level_map.shape[-2], level_map.shape[-1]) for level_map in maps]
-    summary = _summarise([source for source, _ in backbone_maps])
-    return ImageFeatures(tokens, torch.cat(placed, dim=1), level_hw, summary)
+    if fine is not None:
+        fine = (fine[0].to(tokens.dtype), fine[1].to(tokens.dtype))
+    return ImageFeatures(tokens, torch.cat(placed, dim=1), level_hw, _summarise(backbone_maps), fine)
 
 
 def _summarise(maps: Sequence[Tensor]) -> Tensor:
@@ -378,19 +389,36 @@ def decode(
         all_logits.append(logits[..., : encoded.text.shape[1]])
         previous = (decoder.bbox_embed[index](hidden) + torch.special.logit(references, eps=1e-5)).sigmoid()
         references = previous.detach()
-    return Decoded(torch.stack(all_logits), torch.stack(all_boxes))
+    return Decoded(torch.stack(all_logits), torch.stack(all_boxes), normed)
 
 
 def predict(
     model: GroundingModel, image: ImageFeatures, text: TextFeatures, precision: Precision = "fp32"
 ) -> tuple[Tensor, Tensor]:
-    """Run everything after the two encoders and return the last layer's predictions; call it without gradient.
+    """Run everything after the two encoders and return the last predictions; call it without gradient.
 
     Only the feature enhancer computes in `precision`.
 
     Returns:
-        Token logits (B, Q, T), -inf on padding, and boxes (B, Q, 4), cx cy w h in [0, 1].
+        Token logits (B, Q, T), -inf on padding, and boxes (B, Q, 4), cx cy w h in [0, 1], refined where the model has
+        a box refiner.
     """
+    logits, boxes, queries = predict_coarsely(model, image, text, precision)
+    return logits, refine(model, image, logits, boxes, queries)
+
+
+def refine(model: GroundingModel, image: ImageFeatures, logits: Tensor, boxes: Tensor, queries: Tensor) -> Tensor:
+    """Let the model's box refiner, where it has one, move the sides of the boxes that `predict_coarsely` found."""
+    refiner = refiner_of(model)
+    if refiner is None or image.fine is None:
+        return boxes
+    return refine_boxes(refiner, image.fine, logits, boxes, queries)
+
+
+def predict_coarsely(
+    model: GroundingModel, image: ImageFeatures, text: TextFeatures, precision: Precision = "fp32"
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Do as `predict` does, but for the refinement; return the last queries, normalised, (B, Q, d), too."""
     encoded = enhance(model, image, text, precision)
     start = start_queries(model, encoded)
     hidden, anchors = run_decoder(
@@ -404,4 +432,4 @@ def predict(
     )
     logits = model.class_embed[-1](hidden, encoded.text, encoded.token_mask)[..., : encoded.text.shape[1]]
     boxes = (model.bbox_embed[-1](hidden) + torch.special.logit(anchors, eps=1e-5)).sigmoid()
-    return logits, boxes
+    return logits, boxes, hidden

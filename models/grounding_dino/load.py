@@ -17,6 +17,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from models.convolutions import prepare_convolutions
+from models.grounding_dino.box_refiner import read_refiner, refiner_of, write_refiner
 from models.grounding_dino.closed_set import ClassTokens, ClosedSetDetector, read_class_tokens, write_class_tokens
 from models.grounding_dino.detector import DetectorSettings, GroundingDinoDetector
 from models.grounding_dino.forward import GroundingModel, TextLevel
@@ -68,6 +69,8 @@ def read_grounding_dino(folder: Path) -> tuple[GroundingModel, GroundingDinoProc
         raise ValueError(f"the weights in {folder} cannot be read: {error}") from error
     if report["missing_keys"]:
         raise ValueError(f"the weights in {folder} lack {sorted(report['missing_keys'])[:3]}: incomplete download?")
+    if (refiner := _own_settings(folder).get("box_refiner")) is not None:
+        model.box_refiner = read_refiner(folder, refiner)
     return model, GroundingDinoProcessor.from_pretrained(folder)
 
 
@@ -101,7 +104,7 @@ def write_grounding_dino(
 
     Args:
         folder: Made where it does not exist.
-        model: Written as `save_pretrained` does; the vectors of a closed set go into a file of their own.
+        model: Written as `save_pretrained` does; class vectors and a box refiner go into files of their own.
         processor: Likewise.
         prompts_per_pass: How many prompts a pass the model was trained for; None says nothing of it.
         text_level: Which words of a text saw each other in training.
@@ -110,8 +113,9 @@ def write_grounding_dino(
     Raises:
         ValueError: A weight is too large for `weights`.
     """
-    classes = getattr(model, "class_tokens", None)
-    state = {name: value for name, value in model.state_dict().items() if not name.startswith("class_tokens.")}
+    classes, refiner = getattr(model, "class_tokens", None), refiner_of(model)
+    own = ("class_tokens.", "box_refiner.")
+    state = {name: value for name, value in model.state_dict().items() if not name.startswith(own)}
     shared = {value.data_ptr(): value.to(weights) if value.is_floating_point() else value for value in state.values()}
     state = {name: shared[value.data_ptr()] for name, value in state.items()}
     if lost := [name for name, value in state.items() if not value.isfinite().all()]:
@@ -126,6 +130,8 @@ def write_grounding_dino(
     if isinstance(classes, ClassTokens):
         settings["classes"] = list(classes.names)
         write_class_tokens(folder, classes)
+    if refiner is not None:
+        settings["box_refiner"] = write_refiner(folder, refiner, weights)
     if settings:
         (folder / _SETTINGS_FILE).write_text(json.dumps(settings) + "\n", encoding="utf-8")
 

@@ -124,4 +124,4 @@ def _repeat_images(image: ImageFeatures, count: int) -> ImageFeatures:
     if len(image.tokens) == 1:
         return image.expand(count)
     wide = (image.tokens.repeat(count, 1, 1), image.positions.repeat(count, 1, 1))
-    return ImageFeatures(*wide, image.level_hw, image.summary.repeat(count, 1))
+    return ImageFeatures(*wide, image.level_hw, image.summary.repeat(count, 1), image.fine)

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from models.grounding_dino.box_refiner import refiner_of
 from models.grounding_dino.forward import (
     Decoded,
     GroundingModel,
+    ImageFeatures,
     Selection,
     TextFeatures,
     TextLevel,
@@ -21,6 +23,7 @@ from models.grounding_dino.forward import (
 from models.training.attention import use_fused_attention
 from models.training.denoising import Denoising, DenoisingConfig, attention_blocked, make_denoising
 from models.training.matcher import Target
+from models.training.refining import RefinerOutput, draw_samples, refine_samples
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,12 +60,16 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class TrainingOutput:
-    """All that the criterion wants of one forward pass; `selection` is None where the anchors are learned."""
+    """All that the criterion wants of one forward pass.
+
+    `selection` is None where the anchors are learned, `refiner` where the model has no box refiner.
+    """
 
     decoded: Decoded
     selection: Selection | None
     denoised: Decoded | None
     denoising: Denoising | None
+    refiner: RefinerOutput | None
 
 
 class DenoisingTrainer(nn.Module):
@@ -107,13 +114,14 @@ class DenoisingTrainer(nn.Module):
     def forward(self, batch: Batch, generator: torch.Generator) -> TrainingOutput:
         """Run the model on a batch; `generator` (CPU) draws the denoising noise."""
         text = self.read_text(batch)
-        encoded = enhance(self.model, encode_image(self.model, batch.pixel_values), text)
+        image = encode_image(self.model, batch.pixel_values)
+        encoded = enhance(self.model, image, text)
         start = start_queries(self.model, encoded)
         content, references, selection = start.content, start.references, start.selection
         denoising = make_denoising(batch.targets, batch.span_maps, self.config, generator)
         if denoising is None:
             decoded = decode(self.model, encoded, content, references, look_forward_twice=self.look_forward_twice)
-            return TrainingOutput(decoded, selection, None, None)
+            return TrainingOutput(decoded, selection, None, None, self._refine(image, decoded, batch, generator))
         names = self.name_content(denoising.prompts @ text.tokens)
         decoded = decode(
             self.model,
@@ -124,9 +132,14 @@ class DenoisingTrainer(nn.Module):
             self.look_forward_twice,
         )
         count = names.shape[1]
-        return TrainingOutput(
-            Decoded(decoded.logits[:, :, count:], decoded.boxes[:, :, count:]),
-            selection,
-            Decoded(decoded.logits[:, :, :count], decoded.boxes[:, :, :count]),
-            denoising,
-        )
+        matching = Decoded(decoded.logits[:, :, count:], decoded.boxes[:, :, count:], decoded.queries[:, count:])
+        denoised = Decoded(decoded.logits[:, :, :count], decoded.boxes[:, :, :count], decoded.queries[:, :count])
+        return TrainingOutput(matching, selection, denoised, denoising, self._refine(image, matching, batch, generator))
+
+    def _refine(
+        self, image: ImageFeatures, decoded: Decoded, batch: Batch, generator: torch.Generator
+    ) -> RefinerOutput | None:
+        refiner = refiner_of(self.model)
+        if refiner is None or image.fine is None:
+            return None
+        return refine_samples(refiner, image.fine, draw_samples(decoded, batch.targets, generator))

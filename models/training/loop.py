@@ -21,6 +21,7 @@ from models.training.batches import StepBatches
 from models.training.checkpoint import load_checkpoint, save_atomically
 from models.training.criterion import LossWeights, grounding_loss
 from models.training.forward import Batch, DenoisingTrainer, TrainingOutput
+from models.training.refining import refiner_losses
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def training_loss(
     """
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         output: TrainingOutput = runner(batch, noise)
-    return grounding_loss(
+    losses = grounding_loss(
         output.decoded,
         output.selection,
         batch.targets,
@@ -98,6 +99,7 @@ def training_loss(
         weights if batch.alpha is None else replace(weights, alpha=batch.alpha),
         world_boxes=world_boxes,
     )
+    return losses if output.refiner is None else losses | refiner_losses(output.refiner)
 
 
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
