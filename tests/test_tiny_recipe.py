@@ -10,10 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
+from models.grounding_dino.box_refiner import refiner_of
 from models.grounding_dino.forward import GroundingModel
 from models.grounding_dino.load import read_grounding_dino
 from models.training import tiny_recipe
 from models.training.batches import Phase
+from models.training.checkpoint import load_checkpoint
 from models.training.tiny_recipe import SHAPES, TinyRecipe, mix_weights
 from models.training.vocabulary import unknown_words
 
@@ -38,7 +40,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_stages(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shapes alone, then rounds with cells; the last is larger and begins mixed. The finish is left out."""
+    """Shapes alone, then rounds with cells: one larger and begun mixed, then a refiner. The finish is left out."""
     judged: list[bool] = []
 
     def watch(_model: object, _processor: object, cells: object) -> Mapping[str, float]:
@@ -50,8 +52,8 @@ def test_stages(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(tiny_recipe, "SHAPES", small)
     second = replace(small, cycles=(), cell_share=0.5)
     grown = {"width": 128, "decoder_layers": 4, "decoder_points": 8, "share_box_head": False}
-    last = replace(second, **grown, mixed=0.5, cells="varied")
-    rounds = (replace(small, cell_share=0.5), second, replace(last, phases=(Phase(1.0, (64, 80)),)))
+    third = replace(second, **grown, mixed=0.5, cells="varied", phases=(Phase(1.0, (64, 80)),))
+    rounds = (replace(small, cell_share=0.5), second, third, replace(third, mixed=1.0, refiner=True))
     monkeypatch.setattr(tiny_recipe, "ROUNDS", rounds)
     finished: list[tuple[int, int, int]] = []
 
@@ -68,20 +70,27 @@ def test_stages(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert unknown_words(processor.tokenizer, [CELLS, "red circle"]) == ["blood", "cell"]
 
     TinyRecipe(data, output, evaluate_every=0).run()
-    assert judged == [False, True, True, True]
+    assert judged == [False, True, True, True, True]
     _, processor = read_grounding_dino(output / "round_1" / "model")
     assert unknown_words(processor.tokenizer, [CELLS, "red circle"]) == []
     assert processor.image_processor.size == {"shortest_edge": 64, "longest_edge": 112}
     model, processor = read_grounding_dino(output / "round_3" / "model")
     assert (model.config.d_model, model.config.decoder_layers, model.config.decoder_n_points) == (128, 4, 8)
     assert processor.image_processor.size == {"shortest_edge": 80, "longest_edge": 140}
+    refined, _ = read_grounding_dino(output / "round_4" / "model")
+    assert refiner_of(model) is None
+    assert refiner_of(refined) is not None
+    averaged = load_checkpoint(output / "round_3" / "checkpoint.pt")["average"]
+    for name, value in refined.state_dict().items():
+        if not name.startswith("box_refiner."):
+            torch.testing.assert_close(value, averaged[f"module.model.{name}"], msg=lambda text, name=name: name + text)
     assert finished == [(128, 4, 8)], "the last round's"
     first = torch.load(output / "round_1" / "backbone_0.pt", weights_only=True)
     assert not (output / "round_2" / "backbone_0.pt").exists()
     assert set(first) == set(torch.load(output / "shapes" / "backbone_0.pt", weights_only=True))
 
     TinyRecipe(data, output, evaluate_every=0).run()
-    assert judged == [False, True, True, True], "finished stages are skipped"
+    assert judged == [False, True, True, True, True], "finished stages are skipped"
 
 
 def test_mixed_weights() -> None:

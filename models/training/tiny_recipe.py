@@ -22,6 +22,7 @@ import torch
 from torch import nn
 from transformers import GroundingDinoProcessor, MMGroundingDinoForObjectDetection
 
+from models.grounding_dino.box_refiner import BoxRefiner, fine_channels
 from models.grounding_dino.detector import DetectorSettings, GroundingDinoDetector
 from models.grounding_dino.forward import GroundingModel
 from models.grounding_dino.load import read_grounding_dino, write_grounding_dino
@@ -67,6 +68,14 @@ def mix_weights(model: nn.Module, other: nn.Module, share: float) -> None:
         for name, value in model.state_dict().items():
             if value.is_floating_point():
                 value.lerp_(state[name], 1 - share)
+
+
+def add_refiner(trainer: DenoisingTrainer) -> None:
+    """Give the detector a new box refiner and let nothing else be trained."""
+    trainer.requires_grad_(False)
+    channels = fine_channels(trainer.model.model.backbone.conv_encoder.model)
+    torch.manual_seed(0)
+    trainer.model.box_refiner = BoxRefiner(channels, trainer.model.config.d_model)
 
 
 def watch(model: nn.Module, processor: GroundingDinoProcessor, cells: CocoSource | None) -> Mapping[str, float]:
@@ -154,6 +163,8 @@ class TinyRecipe:
         small = cast(MMGroundingDinoForObjectDetection, trainer.model)
         small = grow_decoder(small, spec.decoder_layers, spec.decoder_points, spec.share_box_head)
         trainer.use_model(widen(small) if spec.width > small.config.d_model else small)
+        if spec.refiner:
+            add_refiner(trainer)
         trainer.config = DenoisingConfig(queries=spec.denoising_queries)
         return self._detect(trainer, spec, seed, folder)
 
