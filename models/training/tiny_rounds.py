@@ -153,7 +153,7 @@ ROUNDS = (
     ),
     replace(
         WIDE,
-        steps=2500,
+        steps=3700,
         phases=(Phase(1.0, USED_SIZES),),
         decay_from=0.3,
         detection_rate=2.5e-3,
