@@ -70,12 +70,10 @@ def _of_image(
     truth = box_convert(target.boxes, "cxcywh", "xyxy")
     corners = box_convert(boxes.float(), "cxcywh", "xyxy")
     tokens = target.token_map
-    likely = logits.float().sigmoid() @ tokens.T / tokens.sum(1).clamp(min=1)
-    likely = likely.masked_fill(box_iou(corners, truth) < FOUND_IOU, -1)
-    best = likely.max(0) if len(likely) and len(truth) else None
-    found = best.values > 0 if best is not None else torch.zeros(len(truth), dtype=torch.bool, device=truth.device)
-    chosen = best.indices[found] if best is not None else torch.zeros(0, dtype=torch.long, device=truth.device)
-    truth = truth[found]
+    likely = logits.float().sigmoid() @ tokens.T / tokens.sum(1)
+    best = likely.masked_fill(box_iou(corners, truth) < FOUND_IOU, -1).max(0)
+    found = best.values > 0
+    chosen, truth = best.indices[found], truth[found]
     noisy = [_add_noise(truth, scale, generator) for scale in NOISES]
     copies = 1 + len(noisy)
     places = torch.full((copies * len(truth),), index, dtype=torch.long, device=truth.device)
