@@ -9,6 +9,7 @@ import torch
 from PIL import Image as PillowImage
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+from torch.nn import Conv2d
 
 from models.bench.vocabulary_cost import random_detector
 from models.boxes_only import BoxesOnly
@@ -80,7 +81,9 @@ class Recorder:
         self.batches: list[tuple[int, ...]] = []
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[Detections]:
-        hook = self._detector.model.model.backbone.conv_encoder.register_forward_pre_hook(self._note, with_kwargs=False)
+        backbone = self._detector.model.model.backbone.modules()
+        first = next(module for module in backbone if isinstance(module, Conv2d))
+        hook = first.register_forward_pre_hook(self._note, with_kwargs=False)
         try:
             return self._detector(images)
         finally:
