@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, relu
+from torch.nn.functional import relu
 from torchvision.ops import box_convert, roi_align
 from transformers.models.resnet.modeling_resnet import ResNetBackbone
 
@@ -90,15 +90,16 @@ class BoxRefiner(nn.Module):
             boxes: (N, 4), x1 y1 x2 y2 relative to the image.
             queries: (N, d), the decoder's normalised queries.
         """
-        fine = self.project[0](maps[0])
-        coarse = interpolate(self.project[1](maps[1]), size=fine.shape[-2:], mode="bilinear", align_corners=False)
-        joined = relu(fine + coarse)
-        scale = boxes.new_tensor([joined.shape[-1], joined.shape[-2]]).repeat(2)
+        # roi_align would copy a map whose channels come last each time that it reads.
+        sources = [source.contiguous() for source in maps]
 
         def read(regions: Tensor, height: int, width: int) -> Tensor:
-            rows = torch.cat([images[:, None].to(regions.dtype), regions * scale], dim=1)
-            found: Tensor = roi_align(joined, rows, (height, width), sampling_ratio=1, aligned=True)
-            return found
+            parts = []
+            for source, project in zip(sources, self.project, strict=True):
+                scale = boxes.new_tensor([source.shape[-1], source.shape[-2]]).repeat(2)
+                rows = torch.cat([images[:, None].to(regions.dtype), regions * scale], dim=1)
+                parts.append(project(roi_align(source, rows, (height, width), sampling_ratio=1, aligned=True)))
+            return relu(parts[0] + parts[1])
 
         sizes = boxes[:, 2:] - boxes[:, :2]
         around = torch.cat([boxes[:, :2] - _MARGIN * sizes, boxes[:, 2:] + _MARGIN * sizes], dim=1)
