@@ -85,17 +85,16 @@ class BoxRefiner(nn.Module):
         """Refine N boxes; N = 0 gives none.
 
         Args:
-            maps: (B, C, H, W) each, of strides 2 and 4, or of others with the same relation to the image's sides.
+            maps: (B, C, H, W) each, of strides 2 and 4, or of others with the same relation to the image's sides. Best
+                contiguous: roi_align copies others each time that it reads.
             images: (N,) int64, which image each box is of.
             boxes: (N, 4), x1 y1 x2 y2 relative to the image.
             queries: (N, d), the decoder's normalised queries.
         """
-        # roi_align would copy a map whose channels come last each time that it reads.
-        sources = [source.contiguous() for source in maps]
 
         def read(regions: Tensor, height: int, width: int) -> Tensor:
             parts = []
-            for source, project in zip(sources, self.project, strict=True):
+            for source, project in zip(maps, self.project, strict=True):
                 scale = boxes.new_tensor([source.shape[-1], source.shape[-2]]).repeat(2)
                 rows = torch.cat([images[:, None].to(regions.dtype), regions * scale], dim=1)
                 parts.append(project(roi_align(source, rows, (height, width), sampling_ratio=1, aligned=True)))

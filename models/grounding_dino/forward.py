@@ -149,6 +149,10 @@ class Decoded:
     boxes: Tensor
     queries: Tensor
 
+    def of_queries(self, chosen: slice) -> "Decoded":
+        """Return the predictions of some of the queries, without a copy."""
+        return Decoded(self.logits[:, :, chosen], self.boxes[:, :, chosen], self.queries[:, chosen])
+
 
 def encode_image(model: GroundingModel, pixel_values: Tensor, precision: Precision = "fp32") -> ImageFeatures:
     """Run backbone and input projection.
@@ -178,7 +182,8 @@ def encode_image(model: GroundingModel, pixel_values: Tensor, precision: Precisi
         placed.append(place(level_map, seen).to(tokens.dtype).flatten(2).transpose(1, 2) + own)
     level_hw = [(level_map.shape[-2], level_map.shape[-1]) for level_map in maps]
     if fine is not None:
-        fine = (fine[0].to(tokens.dtype), fine[1].to(tokens.dtype))
+        # Laid out once here, for all text passes to read.
+        fine = (fine[0].to(tokens.dtype).contiguous(), fine[1].to(tokens.dtype).contiguous())
     return ImageFeatures(tokens, torch.cat(placed, dim=1), level_hw, _summarise(backbone_maps), fine)
 
 

@@ -132,8 +132,7 @@ class DenoisingTrainer(nn.Module):
             self.look_forward_twice,
         )
         count = names.shape[1]
-        matching = Decoded(decoded.logits[:, :, count:], decoded.boxes[:, :, count:], decoded.queries[:, count:])
-        denoised = Decoded(decoded.logits[:, :, :count], decoded.boxes[:, :, :count], decoded.queries[:, :count])
+        matching, denoised = decoded.of_queries(slice(count, None)), decoded.of_queries(slice(count))
         return TrainingOutput(matching, selection, denoised, denoising, self._refine(image, matching, batch, generator))
 
     def _refine(

@@ -100,10 +100,10 @@ def refine_samples(refiner: BoxRefiner, fine: tuple[Tensor, Tensor], samples: Re
 
 
 def refiner_losses(output: RefinerOutput) -> dict[str, Tensor]:
-    """Return the refiner's loss terms, each a mean over the samples, 0 without any.
+    """Return the refiner's loss terms, each a weight times a mean over the samples, 0 without any.
 
-    `giou_refined` and `l1_refined` compare the boxes, the latter in sides of the true box; `sides_refined` is the
-    cross-entropy of the two columns that a side lies between, for sides within reach.
+    `giou_refined` and `l1_refined` (weight 2) compare the boxes, the latter in sides of the true box; `sides_refined`
+    (weight .25) is the cross-entropy of the two columns that a side lies between, for sides within reach.
 
     Source: Li et al. 2020, "Generalized Focal Loss", equation 6, for the last.
     """
