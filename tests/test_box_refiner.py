@@ -201,7 +201,8 @@ def training_batch(folder: Path, boxes: Sequence[Sequence[float]]) -> Batch:
 
 
 @pytest.mark.parametrize("empty", [False, True])
-def test_its_loss_trains_nothing_else(tmp_path: Path, empty: bool) -> None:
+def test_its_loss_trains_nothing_else(tmp_path: Path, empty: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refining, "FOUND_IOU", 0.0)  # a detector with random weights finds nothing
     model = small_model()
     refiner = add_refiner(model)
     trainer = DenoisingTrainer(model)
@@ -209,6 +210,7 @@ def test_its_loss_trains_nothing_else(tmp_path: Path, empty: bool) -> None:
         training_batch(tmp_path, [] if empty else [(0, 0, 64, 64), (10, 10, 40, 50)]), torch.Generator().manual_seed(0)
     )
     assert output.refiner is not None
+    assert len(output.refiner.samples.boxes) == (0 if empty else 2 * 2 * (1 + len(NOISES)))
     total = torch.stack(list(refiner_losses(output.refiner).values())).sum()
     total.backward()
     own = {id(parameter) for parameter in refiner.parameters()}
