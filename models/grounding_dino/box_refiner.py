@@ -18,8 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import relu
-from torchvision.ops import box_convert, roi_align
+from torchvision.ops import box_convert
 from transformers.models.resnet.modeling_resnet import ResNetBackbone
+
+from models.grounding_dino.region_sampling import sample_regions
 
 COLUMNS = 16
 """Places across a side that are told apart."""
@@ -85,20 +87,18 @@ class BoxRefiner(nn.Module):
         """Refine N boxes; N = 0 gives none.
 
         Args:
-            maps: (B, C, H, W) each, of strides 2 and 4, or of others with the same relation to the image's sides. Best
-                contiguous: roi_align copies others each time that it reads.
+            maps: (B, C, H, W) each, of strides 2 and 4, or of others that show the same; best with channels last.
             images: (N,) int64, which image each box is of.
             boxes: (N, 4), x1 y1 x2 y2 relative to the image.
             queries: (N, d), the decoder's normalised queries.
         """
 
         def read(regions: Tensor, height: int, width: int) -> Tensor:
-            parts = []
-            for source, project in zip(maps, self.project, strict=True):
-                scale = boxes.new_tensor([source.shape[-1], source.shape[-2]]).repeat(2)
-                rows = torch.cat([images[:, None].to(regions.dtype), regions * scale], dim=1)
-                parts.append(project(roi_align(source, rows, (height, width), sampling_ratio=1, aligned=True)))
-            return relu(parts[0] + parts[1])
+            stem, first = (
+                project(sample_regions(source, images, regions, height, width))
+                for source, project in zip(maps, self.project, strict=True)
+            )
+            return relu(stem + first)
 
         sizes = boxes[:, 2:] - boxes[:, :2]
         around = torch.cat([boxes[:, :2] - _MARGIN * sizes, boxes[:, 2:] + _MARGIN * sizes], dim=1)
