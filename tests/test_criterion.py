@@ -48,10 +48,10 @@ def predictions(images: int, tokens: int = TOKENS, seed: int = 0) -> tuple[Decod
         torch.randn((LAYERS, images, QUERIES, tokens), generator=generator).requires_grad_(),
         torch.randn((LAYERS, images, QUERIES, 4), generator=generator).requires_grad_(),
         torch.randn((images, 7, tokens), generator=generator).requires_grad_(),
-        torch.randn((images, 7, 4), generator=generator).requires_grad_(),
+        torch.randn((images, QUERIES, 4), generator=generator).requires_grad_(),
     ]
     chosen = torch.stack([torch.randperm(7, generator=generator)[:QUERIES] for _ in range(images)])
-    selection = Selection(leaves[2], leaves[3], torch.zeros(images, 7, 8), chosen)
+    selection = Selection(leaves[2], torch.zeros(images, 7, 8), chosen, leaves[3])
     return Decoded(leaves[0], leaves[1].sigmoid(), NO_STATES), selection, leaves
 
 
@@ -71,7 +71,7 @@ def test_one_query_one_object_by_hand() -> None:
     logits = torch.tensor([0.3, 1.0, -0.5, -torch.inf, 2.0])
     decoded = Decoded(logits[None, None, None], box[None, None, None], NO_STATES)
     selection = Selection(
-        logits[None, None], box.logit()[None, None], torch.zeros(1, 1, 8), torch.zeros(1, 1, dtype=torch.long)
+        logits[None, None], torch.zeros(1, 1, 8), torch.zeros(1, 1, dtype=torch.long), box.logit()[None, None]
     )
     losses = grounding_loss(decoded, selection, [target])
     focal = sum(focal_by_hand(v, p) for v, p in ((0.3, False), (1.0, True), (-0.5, False), (2.0, False)))

@@ -208,7 +208,7 @@ def gradient_of(model: GroundingModel, loss: Tensor, part: str) -> float:
 def test_query_selection_trains_the_encoders_heads(grounding_model, grounding_processor) -> None:
     head = "model.encoder_output_bbox_embed"
     selection, decoded = forward_with_gradient(grounding_model, grounding_processor)
-    assert gradient_of(grounding_model, selection.chosen_boxes_logit().sigmoid().sum(), head) > 0
+    assert gradient_of(grounding_model, selection.boxes_logit.sigmoid().sum(), head) > 0
     selection, decoded = forward_with_gradient(grounding_model, grounding_processor)
     assert gradient_of(grounding_model, decoded.boxes.sum(), head) == 0, "anchors must not carry the decoder's gradient"
     selection, decoded = forward_with_gradient(grounding_model, grounding_processor)

@@ -101,23 +101,28 @@ class Selection:
 
     Attributes:
         logits: (B, S, T), similarity of each image token with each text token; -inf on padding.
-        boxes_logit: (B, S, 4), the encoder's boxes before the sigmoid, cx cy w h; inf at the image's rim.
         features: (B, S, d), the candidate queries' content.
         chosen: (B, Q) int64, the image tokens that became queries, best first.
+        boxes_logit: (B, Q, 4), the chosen's boxes by the encoder before the sigmoid, cx cy w h; inf at the rim.
     """
 
     logits: Tensor
-    boxes_logit: Tensor
     features: Tensor
     chosen: Tensor
-
-    def chosen_boxes_logit(self) -> Tensor:
-        """(B, Q, 4), the chosen boxes before the sigmoid, with gradient."""
-        return self.boxes_logit.gather(1, self.chosen[..., None].expand(-1, -1, 4))
+    boxes_logit: Tensor
 
     def chosen_logits(self) -> Tensor:
         """(B, Q, T), the chosen tokens' similarities, with gradient."""
-        return self.logits.gather(1, self.chosen[..., None].expand(-1, -1, self.logits.shape[-1]))
+        return take_tokens(self.logits, self.chosen)
+
+    def chosen_features(self) -> Tensor:
+        """(B, Q, d), the chosen tokens' content, with gradient."""
+        return take_tokens(self.features, self.chosen)
+
+
+def take_tokens(values: Tensor, chosen: Tensor) -> Tensor:
+    """Return (B, Q, d) of (B, S, d): the tokens whose places are (B, Q) int64."""
+    return values.gather(1, chosen[..., None].expand(-1, -1, values.shape[-1]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +188,8 @@ def encode_image(model: GroundingModel, pixel_values: Tensor, precision: Precisi
     level_hw = [(level_map.shape[-2], level_map.shape[-1]) for level_map in maps]
     if fine is not None:
         # Laid out once here, for all text passes to read.
-        fine = (fine[0].to(tokens.dtype).contiguous(), fine[1].to(tokens.dtype).contiguous())
+        stem, first = (fine_map.to(tokens.dtype, memory_format=torch.channels_last) for fine_map in fine)
+        fine = (stem, first)
     return ImageFeatures(tokens, torch.cat(placed, dim=1), level_hw, _summarise(backbone_maps), fine)
 
 
@@ -307,10 +313,10 @@ def select_queries(model: GroundingModel, encoded: Encoded) -> Selection:
     features, proposals = core.generate_encoder_output_proposals(encoded.vision, no_padding, encoded.image.level_hw)
     logits = core.encoder_output_class_embed(features, encoded.text, encoded.token_mask)
     logits = logits[..., : encoded.text.shape[1]]
-    boxes_logit = core.encoder_output_bbox_embed(features) + proposals
     count = min(model.config.num_queries, logits.shape[1])
     chosen = logits.detach().max(-1).values.topk(count, dim=1).indices
-    return Selection(logits, boxes_logit, features, chosen)
+    boxes_logit = core.encoder_output_bbox_embed(take_tokens(features, chosen)) + take_tokens(proposals, chosen)
+    return Selection(logits, features, chosen, boxes_logit)
 
 
 def query_content(model: GroundingModel, selection: Selection) -> Tensor:
@@ -321,8 +327,7 @@ def query_content(model: GroundingModel, selection: Selection) -> Tensor:
     if model.config.embedding_init_target:
         static: Tensor = model.model.query_position_embeddings.weight[: selection.chosen.shape[1]]
         return static.expand(len(selection.chosen), -1, -1)
-    dims = selection.features.shape[-1]
-    return selection.features.gather(1, selection.chosen[..., None].expand(-1, -1, dims)).detach()
+    return selection.chosen_features().detach()
 
 
 def start_queries(model: GroundingModel, encoded: Encoded) -> QueryStart:
@@ -336,7 +341,7 @@ def start_queries(model: GroundingModel, encoded: Encoded) -> QueryStart:
     """
     if model.config.two_stage:
         selection = select_queries(model, encoded)
-        references = selection.chosen_boxes_logit().sigmoid().detach()
+        references = selection.boxes_logit.sigmoid().detach()
         return QueryStart(query_content(model, selection), references, selection)
     count = len(encoded.vision)
     content = model.model.query_position_embeddings.weight.expand(count, -1, -1)

@@ -114,7 +114,7 @@ def grounding_loss(
     logits, boxes = decoded.logits, decoded.boxes
     if selection is not None:
         logits = torch.cat([logits, selection.chosen_logits()[None]])
-        boxes = torch.cat([boxes, selection.chosen_boxes_logit().sigmoid()[None]])
+        boxes = torch.cat([boxes, selection.boxes_logit.sigmoid()[None]])
     assignments = match(logits, boxes, targets, costs)
     last = len(decoded.logits) - 1
     losses: dict[str, Tensor] = {}
