@@ -44,16 +44,17 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_resumed_run_goes_on_as_the_unbroken_one(make_loop, tmp_path: Path) -> None:
-    unbroken = make_loop("unbroken", save_every=100)
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+def test_a_resumed_run_goes_on_as_the_unbroken_one(make_loop, optimiser: str) -> None:
+    unbroken = make_loop("unbroken", save_every=100, optimiser=optimiser)
     losses = [unbroken.train_step(unbroken._batches[step]) for step in range(STEPS)]
     assert len({loss["total"] for loss in losses}) == STEPS
-    broken = make_loop("broken")
+    broken = make_loop("broken", optimiser=optimiser)
     for step in range(3):
         assert broken.train_step(broken._batches[step]) == losses[step]
     broken._save()
     torch.manual_seed(99)
-    resumed = make_loop("broken", resume=True)
+    resumed = make_loop("broken", resume=True, optimiser=optimiser)
     assert resumed.step == 3
     for step in range(3, STEPS):
         assert resumed.train_step(resumed._batches[step]) == losses[step]

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from models.training.batches import StepBatches
 from models.training.checkpoint import load_checkpoint, save_atomically
 from models.training.criterion import LossWeights, grounding_loss
 from models.training.forward import Batch, DenoisingTrainer, TrainingOutput
+from models.training.muon import Muon, matrix_names
 from models.training.refining import refiner_losses
 
 
@@ -30,9 +31,9 @@ class LoopConfig:
 
     Attributes:
         steps: Optimiser steps.
-        learning_rate: AdamW's peak rate.
+        learning_rate: The optimiser's peak rate.
         backbone_factor: The image backbone's share of that rate.
-        weight_decay: AdamW's.
+        weight_decay: The optimiser's.
         warmup: Steps of linear warm-up.
         decay_from: Share of the steps after which the rate falls linearly.
         final_factor: Share of the rate at the end.
@@ -42,6 +43,7 @@ class LoopConfig:
         save_every: Steps between checkpoints.
         evaluate_every: Steps between evaluations; 0 for the end alone.
         minutes: Stop (with a checkpoint) after this time, and let the rate fall with it; None for no limit.
+        optimiser: `muon` comes further in as many steps, where a model learns from nothing.
     """
 
     steps: int
@@ -57,6 +59,7 @@ class LoopConfig:
     save_every: int = 250
     evaluate_every: int = 0
     minutes: float | None = None
+    optimiser: Literal["adamw", "muon"] = "adamw"
 
     def rate_factor(self, step: int, minutes_spent: float = 0.0) -> float:
         """Return the share of the peak rate at a step; under a time limit the time spent may be further than it."""
@@ -142,7 +145,8 @@ class Loop:
         self._runner: nn.Module = (
             DistributedDataParallel(self.trainer, find_unused_parameters=True) if self._distributed else self.trainer
         )
-        self._optimiser = torch.optim.AdamW(self._groups(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        optimiser = torch.optim.AdamW if config.optimiser == "adamw" else Muon
+        self._optimiser = optimiser(self._groups(), lr=config.learning_rate, weight_decay=config.weight_decay)
         self._rates = [group["lr"] for group in self._optimiser.param_groups]
         self.step, self.best, self._spent = 0, float("-inf"), 0.0
         output.mkdir(parents=True, exist_ok=True)
@@ -150,14 +154,20 @@ class Loop:
             self._load()
 
     def _groups(self) -> list[dict[str, Any]]:
-        backbone, rest = list[nn.Parameter](), list[nn.Parameter]()
+        config = self.config
+        matrices = matrix_names(self.trainer) if config.optimiser == "muon" else set[str]()
+        groups = dict[tuple[bool, bool], list[nn.Parameter]]()
         for name, parameter in self.trainer.named_parameters():
             if parameter.requires_grad:
-                (backbone if ".backbone.conv_encoder" in name else rest).append(parameter)
-        groups: list[dict[str, Any]] = [{"params": rest, "lr": self.config.learning_rate}]
-        if backbone:
-            groups.append({"params": backbone, "lr": self.config.learning_rate * self.config.backbone_factor})
-        return groups
+                groups.setdefault((".backbone.conv_encoder" in name, name in matrices), []).append(parameter)
+        return [
+            {
+                "params": parameters,
+                "lr": config.learning_rate * (config.backbone_factor if of_backbone else 1.0),
+                **({"matrices": of_matrices} if matrices else {}),
+            }
+            for (of_backbone, of_matrices), parameters in groups.items()
+        ]
 
     def run(self) -> Mapping[str, float]:
         """Train to the last step or the time limit; return the last evaluation's figures (empty without one)."""

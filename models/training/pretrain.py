@@ -6,6 +6,7 @@ Linear heads on every stage, thrown away afterwards. It is the largest single ga
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from transformers import AutoBackbone, PretrainedConfig
 from models.grounding_dino.forward import GroundingModel
 from models.training.augment import Labelled, crop_resize, flip_horizontal, random_window
 from models.training.checkpoint import save_atomically
+from models.training.muon import Muon, matrix_names
 from models.training.scenes import COLOURS, SHAPES, SceneConfig, render_scene
 from models.training.sources import CocoSource, scene_to_labelled, to_unit
 
@@ -96,6 +98,7 @@ def pretrain_backbone(
     output: Path,
     start: dict[str, Tensor] | None = None,
     learning_rate: float = 2e-3,
+    optimiser_name: Literal["adamw", "muon"] = "adamw",
     log_every: int = 50,
 ) -> dict[str, Tensor]:
     """Train a backbone on object centres and save its state.
@@ -105,7 +108,8 @@ def pretrain_backbone(
         batches: The steps.
         output: File for the state; if it exists the training is done and the file is read.
         start: State of an earlier call to go on from; None starts from nothing.
-        learning_rate: Peak of a one-cycle schedule of AdamW.
+        learning_rate: Peak of a one-cycle schedule.
+        optimiser_name: `muon` comes further in as many steps.
         log_every: Steps between printed lines.
 
     Returns:
@@ -120,8 +124,7 @@ def pretrain_backbone(
         backbone.load_state_dict(start, strict=False)
     backbone = backbone.to(memory_format=torch.channels_last)
     heads = nn.ModuleList(nn.Linear(width, len(batches.kinds) + len(COLOURS)) for width in backbone.channels)
-    parameters = [*backbone.parameters(), *heads.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=1e-4)
+    optimiser = _make_optimiser(optimiser_name, backbone, heads, learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=len(batches), pct_start=0.1)
     backbone.train()
     started = time.monotonic()
@@ -139,6 +142,18 @@ def pretrain_backbone(
     state = {key: value for key, value in backbone.state_dict().items() if not key.endswith("num_batches_tracked")}
     save_atomically(state, output)
     return state
+
+
+def _make_optimiser(
+    name: Literal["adamw", "muon"], backbone: nn.Module, heads: nn.Module, learning_rate: float
+) -> torch.optim.Optimizer:
+    if name == "adamw":
+        return torch.optim.AdamW([*backbone.parameters(), *heads.parameters()], learning_rate, weight_decay=1e-4)
+    names = matrix_names(backbone)
+    matrices = [parameter for name, parameter in backbone.named_parameters() if name in names]
+    others = [parameter for name, parameter in backbone.named_parameters() if name not in names]
+    groups: list[dict[str, Any]] = [{"params": matrices, "matrices": True}, {"params": [*others, *heads.parameters()]}]
+    return Muon(groups, learning_rate, weight_decay=1e-4)
 
 
 def load_backbone(model: GroundingModel, state: Mapping[str, Tensor]) -> None:

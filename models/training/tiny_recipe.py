@@ -157,7 +157,7 @@ class TinyRecipe:
         for place, steps in enumerate(spec.cycles):
             centres = CentreBatches(self._scenes, cells, 0.15, 160, 16, steps, seed=cycle + place)
             file = folder / f"backbone_{place}.pt"
-            state = pretrain_backbone(tiny_backbone(), centres, file, state, spec.learning_rate)
+            state = pretrain_backbone(tiny_backbone(), centres, file, state, spec.learning_rate, spec.optimiser)
         trainer = before or DenoisingTrainer(build_tiny(), DenoisingConfig(queries=30))
         load_backbone(trainer.model, state or {})
         small = cast(MMGroundingDinoForObjectDetection, trainer.model)
@@ -219,6 +219,7 @@ class TinyRecipe:
                 ema=spec.ema,
                 evaluate_every=self._evaluate_every,
                 seed=seed,
+                optimiser=spec.optimiser,
             ),
             LossWeights(giou=spec.giou),
             evaluate=lambda averaged: watch(averaged, self._processor, self._validation if spec.cell_share else None),

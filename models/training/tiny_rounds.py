@@ -39,6 +39,7 @@ class Round:
             change more in colour, or whole images.
         ema: Decay of the averaged weights.
         refiner: Train nothing but a new box refiner; the rates above are its.
+        optimiser: Of the backbone's cycles and of detection.
     """
 
     cycles: tuple[int, ...]
@@ -63,6 +64,7 @@ class Round:
     cells: Literal["windows", "varied", "whole"] = "windows"
     ema: float = 0.998
     refiner: bool = False
+    optimiser: Literal["adamw", "muon"] = "adamw"
 
     @property
     def size(self) -> dict[str, int]:

@@ -1,0 +1,132 @@
+"""Muon: momentum whose update of a matrix is made orthogonal, with AdamW for everything else.
+
+A gradient of a weight matrix has few strong directions; its nearest orthogonal matrix moves all of them alike. The tiny
+detector, trained from nothing, reaches the same loss in less than half of AdamW's steps. A convolution's weight is the
+matrix of its output channels by all else. `torch.optim.Muon` takes matrices only, hence a form of its own here.
+
+Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks", for the iteration and its three
+numbers; Liu et al. 2025, "Muon is Scalable for LLM Training", for the scale by which a rate of AdamW fits here.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_ITERATION = (3.4445, -4.7750, 2.0315)
+_ITERATIONS = 5
+_ADAMW_RMS = 0.2
+_FEWEST_ROWS = 8
+_NOT_MATRICES = ("sampling_offsets",)
+
+
+def orthogonalise(matrices: Tensor) -> Tensor:
+    """Return about the nearest matrices with orthogonal rows or columns, the fewer of both.
+
+    Args:
+        matrices: (N, R, C) float. A matrix of zeros stays one.
+
+    Returns:
+        (N, R, C), with singular values of about .7 to 1.2.
+    """
+    first, second, third = _ITERATION
+    tall = matrices.shape[1] > matrices.shape[2]
+    result: Tensor = matrices.mT if tall else matrices
+    result = result / (result.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(_ITERATIONS):
+        square = result @ result.mT
+        result = first * result + (second * square + third * square @ square) @ result
+    return result.mT if tall else result
+
+
+def matrix_names(model: nn.Module) -> set[str]:
+    """Return the names of the parameters that Muon trains as matrices: weights of linear layers and convolutions.
+
+    Heads of a few outputs are none, nor the offsets of deformable attention, which start as a pattern.
+    """
+    names = {
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d)
+        and len(module.weight) >= _FEWEST_ROWS
+        and not name.endswith(_NOT_MATRICES)
+    }
+    return names.intersection(name for name, _ in model.named_parameters())
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for the groups that say `matrices=True`, AdamW for the others; rates and weight decay are AdamW's.
+
+    Args:
+        groups: Parameter groups.
+        lr: Rate of groups without one.
+        weight_decay: Share of a weight that a rate of 1 would take away.
+        momentum: Of matrices, by Nesterov.
+        betas: AdamW's.
+    """
+
+    def __init__(
+        self,
+        groups: Iterable[dict[str, Any]],
+        lr: float,
+        weight_decay: float = 1e-4,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.999),
+    ) -> None:
+        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "betas": betas, "matrices": False}
+        super().__init__(groups, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Make a step; parameters without a gradient stay.
+
+        Raises:
+            ValueError: A closure is given; the gradients must be there already.
+        """
+        if closure is not None:
+            raise ValueError("Muon takes no closure; call backward before step")
+        for group in self.param_groups:
+            moved = [parameter for parameter in group["params"] if parameter.grad is not None]
+            for parameter in moved:
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            if group["matrices"]:
+                self._move_matrices(moved, group["lr"], group["momentum"])
+            else:
+                self._move_others(moved, group["lr"], group["betas"])
+
+    def _move_matrices(self, parameters: list[nn.Parameter], rate: float, momentum: float) -> None:
+        alike = defaultdict[torch.Size, list[tuple[nn.Parameter, Tensor]]](list)
+        for parameter in parameters:
+            gradient, state = _gradient(parameter), self.state[parameter]
+            if not state:
+                state["mean"] = torch.zeros_like(parameter)
+            mean = state["mean"].lerp_(gradient, 1 - momentum)
+            update = gradient.lerp(mean, momentum).flatten(1)
+            alike[update.shape].append((parameter, update))
+        for shape, updates in alike.items():
+            scale = _ADAMW_RMS * max(shape) ** 0.5
+            orthogonal = orthogonalise(torch.stack([update for _, update in updates]))
+            for (parameter, _), update in zip(updates, orthogonal, strict=True):
+                parameter.add_(update.view(parameter.shape), alpha=-rate * scale)
+
+    def _move_others(self, parameters: list[nn.Parameter], rate: float, betas: tuple[float, float]) -> None:
+        for parameter in parameters:
+            gradient, state = _gradient(parameter), self.state[parameter]
+            if not state:
+                state["steps"] = torch.zeros(())
+                state["mean"], state["square"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+            state["steps"] += 1
+            mean = state["mean"].lerp_(gradient, 1 - betas[0])
+            square = state["square"].mul_(betas[1]).addcmul_(gradient, gradient, value=1 - betas[1])
+            steps = state["steps"].item()
+            deviation = (square / (1 - betas[1] ** steps)).sqrt_().add_(1e-8)
+            parameter.addcdiv_(mean, deviation, value=-rate / (1 - betas[0] ** steps))
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    gradient = parameter.grad
+    if gradient is None:
+        raise ValueError("the parameter has no gradient")
+    return gradient
