@@ -17,7 +17,7 @@ from transformers import (
     SwinConfig,
 )
 
-from models.grounding_dino.forward import GroundingModel
+from models.grounding_dino.features import GroundingModel
 from models.grounding_dino.spans import PromptText, join_prompts, prompt_tokens
 from models.training.prompts import Sample
 from models.training.tiny import tiny_processor, tiny_words

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from jobs.ablation import read_results, table
-from models.grounding_dino.forward import encode_image, encode_text, enhance, start_queries
+from models.grounding_dino.forward import encode_image, encode_text, enhance
+from models.grounding_dino.query_selection import start_queries
 from models.grounding_dino.spans import join_prompts, prompt_tokens, stack_texts
 from models.training.ablation import Arm, arms, arms_without, build_arm, train_arm
 from models.training.forward import DenoisingTrainer

@@ -15,7 +15,7 @@ from models.bench.vocabulary_cost import random_detector
 from models.boxes_only import BoxesOnly
 from models.detections import Detections
 from models.grounding_dino.detector import DetectorSettings, GroundingDinoDetector
-from models.grounding_dino.forward import GroundingModel
+from models.grounding_dino.features import GroundingModel
 from models.grounding_dino.load import complete_settings, read_grounding_dino
 from models.ontology import Ontology
 from models.training.scenes import PAIRS, SceneConfig, render_scene

@@ -23,7 +23,8 @@ from models.grounding_dino.box_refiner import (
     refiner_of,
 )
 from models.grounding_dino.detector import DetectorSettings
-from models.grounding_dino.forward import Decoded, GroundingModel, encode_image, encode_text, predict
+from models.grounding_dino.features import Decoded, GroundingModel
+from models.grounding_dino.forward import encode_image, encode_text, predict
 from models.grounding_dino.load import load_grounding_dino, read_grounding_dino, write_grounding_dino
 from models.ontology import Ontology
 from models.training import refining

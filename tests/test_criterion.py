@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.grounding_dino.forward import Decoded, Selection
+from models.grounding_dino.features import Decoded
+from models.grounding_dino.query_selection import Selection
 from models.training.criterion import LossWeights, box_losses, contrastive_focal, grounding_loss
 from models.training.denoising import DenoisingConfig, make_denoising
 from models.training.matcher import Target

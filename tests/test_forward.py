@@ -6,16 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.grounding_dino.forward import (
-    GroundingModel,
-    decode,
-    encode_image,
-    encode_text,
-    enhance,
-    phrase_masks,
-    predict,
-    start_queries,
-)
+from models.grounding_dino.features import GroundingModel
+from models.grounding_dino.forward import decode, encode_image, encode_text, enhance, phrase_masks, predict
+from models.grounding_dino.query_selection import start_queries
 from models.grounding_dino.spans import stack_texts
 from tests.grounding_models import PROMPTS_20, pixels, text_of
 

@@ -6,7 +6,9 @@ import torch
 from numpy.testing import assert_allclose
 
 from models.detections import Detections
-from models.grounding_dino.forward import Decoded, decode, encode_image, encode_text, enhance, start_queries
+from models.grounding_dino.features import Decoded
+from models.grounding_dino.forward import decode, encode_image, encode_text, enhance
+from models.grounding_dino.query_selection import start_queries
 from models.training.augment import Labelled
 from models.training.batches import collate
 from models.training.score_bias import best_threshold, match_scores, shift_scores

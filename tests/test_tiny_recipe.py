@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from models.grounding_dino.box_refiner import refiner_of
-from models.grounding_dino.forward import GroundingModel
+from models.grounding_dino.features import GroundingModel
 from models.grounding_dino.load import read_grounding_dino
 from models.training import tiny_recipe
 from models.training.batches import Phase

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from models.grounding_dino.forward import GroundingModel, encode_image, encode_text, predict
+from models.grounding_dino.features import GroundingModel
+from models.grounding_dino.forward import encode_image, encode_text, predict
 from models.training.batches import collate
 from models.training.criterion import grounding_loss
 from models.training.denoising import DenoisingConfig

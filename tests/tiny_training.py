@@ -17,7 +17,7 @@ from transformers import (
     ResNetConfig,
 )
 
-from models.grounding_dino.forward import GroundingModel
+from models.grounding_dino.features import GroundingModel
 from models.grounding_dino.load import write_grounding_dino
 from models.training.scenes import SceneConfig, render_scene
 from models.training.tiny import tiny_processor

@@ -13,7 +13,7 @@ import torch
 from transformers import GroundingDinoConfig, GroundingDinoForObjectDetection, GroundingDinoProcessor, SwinConfig
 
 from models.grounding_dino.detector import DetectorSettings, GroundingDinoDetector
-from models.grounding_dino.forward import GroundingModel
+from models.grounding_dino.features import GroundingModel
 from models.grounding_dino.load import random_from_config
 from models.grounding_dino.packing import pack_prompts
 from models.grounding_dino.spans import join_prompts, prompt_tokens, stack_texts

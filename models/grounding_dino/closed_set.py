@@ -16,7 +16,7 @@ from transformers import GroundingDinoProcessor, PreTrainedTokenizerBase
 
 from models.class_spec import normalise_prompt
 from models.grounding_dino.detector import DetectorSettings, GroundingDinoDetector
-from models.grounding_dino.forward import GroundingModel, TextFeatures, TextLevel
+from models.grounding_dino.features import GroundingModel, TextFeatures, TextLevel
 from models.grounding_dino.spans import PromptText
 from models.grounding_dino.text_cache import TextCache
 from models.grounding_dino.texts import TextPass

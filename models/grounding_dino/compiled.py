@@ -14,14 +14,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from models.grounding_dino.forward import (
-    GroundingModel,
-    ImageFeatures,
-    TextFeatures,
-    encode_image,
-    predict_coarsely,
-    refine,
-)
+from models.grounding_dino.features import GroundingModel, ImageFeatures, TextFeatures
+from models.grounding_dino.forward import encode_image, predict_coarsely, refine
 from models.out_of_memory import is_out_of_memory
 from models.precision import Precision
 

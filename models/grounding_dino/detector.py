@@ -15,7 +15,8 @@ from models.boxes import FloatArray, clip_boxes, cxcywh_rel_to_xyxy
 from models.class_spec import ClassSpec
 from models.detections import Detections
 from models.grounding_dino.compiled import CompiledSteps
-from models.grounding_dino.forward import GroundingModel, ImageFeatures, TextLevel, encode_image
+from models.grounding_dino.features import GroundingModel, ImageFeatures, TextLevel
+from models.grounding_dino.forward import encode_image
 from models.grounding_dino.packing import join_groups, pack_prompts
 from models.grounding_dino.passes import PassScores, run_passes
 from models.grounding_dino.prefilter import LOOK_SCALE, keep_classes, look, rank_classes

@@ -11,13 +11,11 @@ Source: Liu et al. 2023 (Grounding DINO), section 3; transformers, models/mm_gro
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeAlias, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
-from transformers import GroundingDinoForObjectDetection, MMGroundingDinoForObjectDetection
 from transformers.models.grounding_dino.modeling_grounding_dino import (
     encode_sinusoidal_position_embedding,
     generate_masks_with_special_tokens_and_transfer_map,
@@ -26,137 +24,9 @@ from transformers.models.grounding_dino.modeling_grounding_dino import (
 from models.grounding_dino.box_refiner import read_maps, refine_boxes, refiner_of
 from models.grounding_dino.decoder import run_decoder
 from models.grounding_dino.enhancer import run_enhancer
+from models.grounding_dino.features import Decoded, Encoded, GroundingModel, ImageFeatures, TextFeatures, TextLevel
+from models.grounding_dino.query_selection import start_queries
 from models.precision import Precision, low_precision
-
-GroundingModel: TypeAlias = GroundingDinoForObjectDetection | MMGroundingDinoForObjectDetection
-TextLevel: TypeAlias = Literal["sub-sentence", "word", "sentence"]
-
-
-@dataclass(frozen=True, eq=False)
-class ImageFeatures:
-    """A batch of images after backbone and input projection.
-
-    Attributes:
-        tokens: (B, S, d), the feature levels flattened and joined.
-        positions: (B, S, d), position plus level embedding.
-        level_hw: (height, width) of each level; their products sum to S.
-        summary: (B, D) of unit length, what the backbone makes of the whole image: like images, like directions.
-        fine: The maps of strides 2 and 4 that a box refiner reads, None without one. Where the other tensors repeat F
-            images, these do not: row r of the others belongs to image r modulo F.
-    """
-
-    tokens: Tensor
-    positions: Tensor
-    level_hw: list[tuple[int, int]]
-    summary: Tensor
-    fine: tuple[Tensor, Tensor] | None = None
-
-    @property
-    def shapes(self) -> Tensor:
-        """(L, 2) int64, height and width a level."""
-        return torch.as_tensor(self.level_hw, dtype=torch.long, device=self.tokens.device)
-
-    @property
-    def level_starts(self) -> Tensor:
-        """(L,) int64, where each level begins in `tokens`."""
-        sizes = self.shapes.prod(1)
-        return torch.cat([sizes.new_zeros(1), sizes.cumsum(0)[:-1]])
-
-    def expand(self, count: int) -> "ImageFeatures":
-        """Return the features of one image for `count` text passes in a batch, without a copy."""
-        wide = (self.tokens.expand(count, -1, -1), self.positions.expand(count, -1, -1))
-        return ImageFeatures(*wide, self.level_hw, self.summary.expand(count, -1), self.fine)
-
-
-@dataclass(frozen=True, eq=False)
-class TextFeatures:
-    """A batch of prompt texts after the text encoder.
-
-    Attributes:
-        tokens: (B, T, d).
-        token_mask: (B, T) bool, True where a token is no padding.
-        phrase_mask: (B, T, T) bool, True where a token may attend to another.
-        position_ids: (B, T) int64, the place of a token in its phrase.
-    """
-
-    tokens: Tensor
-    token_mask: Tensor
-    phrase_mask: Tensor
-    position_ids: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Encoded:
-    """Image and text after the feature enhancer: (B, S, d) and (B, T, d)."""
-
-    vision: Tensor
-    text: Tensor
-    image: ImageFeatures
-    token_mask: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Selection:
-    """What language-guided query selection saw and chose.
-
-    Attributes:
-        logits: (B, S, T), similarity of each image token with each text token; -inf on padding.
-        features: (B, S, d), the candidate queries' content.
-        chosen: (B, Q) int64, the image tokens that became queries, best first.
-        boxes_logit: (B, Q, 4), the chosen's boxes by the encoder before the sigmoid, cx cy w h; inf at the rim.
-    """
-
-    logits: Tensor
-    features: Tensor
-    chosen: Tensor
-    boxes_logit: Tensor
-
-    def chosen_logits(self) -> Tensor:
-        """(B, Q, T), the chosen tokens' similarities, with gradient."""
-        return take_tokens(self.logits, self.chosen)
-
-    def chosen_features(self) -> Tensor:
-        """(B, Q, d), the chosen tokens' content, with gradient."""
-        return take_tokens(self.features, self.chosen)
-
-
-def take_tokens(values: Tensor, chosen: Tensor) -> Tensor:
-    """Return (B, Q, d) of (B, S, d): the tokens whose places are (B, Q) int64."""
-    return values.gather(1, chosen[..., None].expand(-1, -1, values.shape[-1]))
-
-
-@dataclass(frozen=True, eq=False)
-class QueryStart:
-    """What the decoder starts from.
-
-    Attributes:
-        content: (B, Q, d).
-        references: (B, Q, 4), the anchors cx cy w h in [0, 1], without gradient where they come from the encoder.
-        selection: What query selection saw; None where the anchors are learned.
-    """
-
-    content: Tensor
-    references: Tensor
-    selection: Selection | None
-
-
-@dataclass(frozen=True, eq=False)
-class Decoded:
-    """Predictions of the decoder layers, first to last.
-
-    Attributes:
-        logits: (layers, B, Q, T), -inf on text padding.
-        boxes: (layers, B, Q, 4), cx cy w h relative to the image, in [0, 1].
-        queries: (B, Q, d), the last layer's, normalised.
-    """
-
-    logits: Tensor
-    boxes: Tensor
-    queries: Tensor
-
-    def of_queries(self, chosen: slice) -> "Decoded":
-        """Return the predictions of some of the queries, without a copy."""
-        return Decoded(self.logits[:, :, chosen], self.boxes[:, :, chosen], self.queries[:, chosen])
 
 
 def encode_image(model: GroundingModel, pixel_values: Tensor, precision: Precision = "fp32") -> ImageFeatures:
@@ -299,54 +169,6 @@ def enhance(model: GroundingModel, image: ImageFeatures, text: TextFeatures, pre
         text_position_ids=text.position_ids,
     )
     return Encoded(outputs.last_hidden_state_vision, outputs.last_hidden_state_text, image, text.token_mask)
-
-
-def select_queries(model: GroundingModel, encoded: Encoded) -> Selection:
-    """Choose the image tokens most like any text token: language-guided query selection.
-
-    The boxes and similarities keep their gradient, so that the encoder's heads can be trained.
-
-    Source: Liu et al. 2023, section 3.2 and algorithm 1.
-    """
-    core = model.model
-    no_padding = torch.zeros(encoded.vision.shape[:2], dtype=torch.bool, device=encoded.vision.device)
-    features, proposals = core.generate_encoder_output_proposals(encoded.vision, no_padding, encoded.image.level_hw)
-    logits = core.encoder_output_class_embed(features, encoded.text, encoded.token_mask)
-    logits = logits[..., : encoded.text.shape[1]]
-    count = min(model.config.num_queries, logits.shape[1])
-    chosen = logits.detach().max(-1).values.topk(count, dim=1).indices
-    boxes_logit = core.encoder_output_bbox_embed(take_tokens(features, chosen)) + take_tokens(proposals, chosen)
-    return Selection(logits, features, chosen, boxes_logit)
-
-
-def query_content(model: GroundingModel, selection: Selection) -> Tensor:
-    """Return the queries' content (B, Q, d): learned and static where the model has it (DINO's mixed selection).
-
-    Source: Zhang et al. 2022 (DINO), section 3.4.
-    """
-    if model.config.embedding_init_target:
-        static: Tensor = model.model.query_position_embeddings.weight[: selection.chosen.shape[1]]
-        return static.expand(len(selection.chosen), -1, -1)
-    return selection.chosen_features().detach()
-
-
-def start_queries(model: GroundingModel, encoded: Encoded) -> QueryStart:
-    """Choose content and anchors of the queries, by `config.two_stage` and `config.embedding_init_target`.
-
-    Two-stage models take their anchors from the image: mixed selection with learned content (DINO, section 3.4), pure
-    selection with the image's own. Others have learned content and learned anchors, `reference_points` of (Q, 4)
-    before the sigmoid.
-
-    Source: Zhang et al. 2022 (DINO), section 3.4; Liu et al. 2022 (DAB-DETR), section 4 for learned anchors.
-    """
-    if model.config.two_stage:
-        selection = select_queries(model, encoded)
-        references = selection.boxes_logit.sigmoid().detach()
-        return QueryStart(query_content(model, selection), references, selection)
-    count = len(encoded.vision)
-    content = model.model.query_position_embeddings.weight.expand(count, -1, -1)
-    references = model.model.reference_points.weight.sigmoid().expand(count, -1, -1)
-    return QueryStart(content, references, None)
 
 
 def decode(

@@ -20,7 +20,7 @@ from models.convolutions import prepare_convolutions
 from models.grounding_dino.box_refiner import read_refiner, refiner_of, write_refiner
 from models.grounding_dino.closed_set import ClassTokens, ClosedSetDetector, read_class_tokens, write_class_tokens
 from models.grounding_dino.detector import DetectorSettings, GroundingDinoDetector
-from models.grounding_dino.forward import GroundingModel, TextLevel
+from models.grounding_dino.features import GroundingModel, TextLevel
 from models.grounding_dino.text_cache import TextCache
 from models.ontology import Ontology
 

@@ -8,7 +8,8 @@ import torch
 
 from models.boxes import FloatArray
 from models.grounding_dino.compiled import CompiledSteps
-from models.grounding_dino.forward import GroundingModel, ImageFeatures, TextFeatures, predict
+from models.grounding_dino.features import GroundingModel, ImageFeatures, TextFeatures
+from models.grounding_dino.forward import predict
 from models.grounding_dino.spans import span_scores
 from models.grounding_dino.texts import TextPass
 from models.out_of_memory import Halving

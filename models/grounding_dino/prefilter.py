@@ -12,8 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from models.boxes import FloatArray
-from models.grounding_dino.forward import GroundingModel, ImageFeatures, enhance, select_queries
+from models.grounding_dino.features import GroundingModel, ImageFeatures
+from models.grounding_dino.forward import enhance
 from models.grounding_dino.passes import join_texts
+from models.grounding_dino.query_selection import select_queries
 from models.grounding_dino.spans import span_scores
 from models.grounding_dino.texts import TextPass
 from models.precision import Precision

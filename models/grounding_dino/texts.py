@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from models.grounding_dino.forward import GroundingModel, TextFeatures, TextLevel, encode_text, phrase_masks
+from models.grounding_dino.features import GroundingModel, TextFeatures, TextLevel
+from models.grounding_dino.forward import encode_text, phrase_masks
 from models.grounding_dino.spans import PromptText, join_prompts, prompt_tokens, stack_texts
 from models.grounding_dino.text_cache import TextCache
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import GroundingDinoProcessor
 
 from models.grounding_dino.detector import GroundingDinoDetector
-from models.grounding_dino.forward import GroundingModel, TextLevel
+from models.grounding_dino.features import GroundingModel, TextLevel
 from models.ontology import Ontology
 from models.training.batches import Phase, StepBatches
 from models.training.denoising import DenoisingConfig

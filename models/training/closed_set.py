@@ -13,7 +13,8 @@ from torch import Tensor
 from transformers import GroundingDinoProcessor
 
 from models.grounding_dino.closed_set import ClassTokens
-from models.grounding_dino.forward import GroundingModel, TextFeatures, TextLevel, encode_text
+from models.grounding_dino.features import GroundingModel, TextFeatures, TextLevel
+from models.grounding_dino.forward import encode_text
 from models.grounding_dino.spans import join_prompts, prompt_tokens, span_matrix, stack_texts
 from models.training.batches import sample_to_target, stack_images
 from models.training.denoising import DenoisingConfig

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn.functional import l1_loss
 from torchvision.ops import box_convert, generalized_box_iou_loss, sigmoid_focal_loss
 
-from models.grounding_dino.forward import Decoded, Selection
+from models.grounding_dino.features import Decoded
+from models.grounding_dino.query_selection import Selection
 from models.training.denoising import Denoising
 from models.training.matcher import MatchCosts, Target, match
 

@@ -20,7 +20,7 @@ from transformers import GroundingDinoProcessor
 
 from models.grounding_dino.closed_set import ClassTokens, ClosedSetDetector
 from models.grounding_dino.detector import GroundingDinoDetector
-from models.grounding_dino.forward import GroundingModel
+from models.grounding_dino.features import GroundingModel
 from models.grounding_dino.load import load_grounding_dino, read_grounding_dino, write_grounding_dino
 from models.ontology import Ontology
 from models.training.augment import Labelled

@@ -7,19 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from models.grounding_dino.box_refiner import refiner_of
-from models.grounding_dino.forward import (
-    Decoded,
-    GroundingModel,
-    ImageFeatures,
-    Selection,
-    TextFeatures,
-    TextLevel,
-    decode,
-    encode_image,
-    encode_text,
-    enhance,
-    start_queries,
-)
+from models.grounding_dino.features import Decoded, GroundingModel, ImageFeatures, TextFeatures, TextLevel
+from models.grounding_dino.forward import decode, encode_image, encode_text, enhance
+from models.grounding_dino.query_selection import Selection, start_queries
 from models.training.attention import use_fused_attention
 from models.training.denoising import Denoising, DenoisingConfig, attention_blocked, make_denoising
 from models.training.matcher import Target

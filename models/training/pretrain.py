@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy, grid_sample
 from torch.utils.data import DataLoader, Dataset
 from transformers import AutoBackbone, PretrainedConfig
 
-from models.grounding_dino.forward import GroundingModel
+from models.grounding_dino.features import GroundingModel
 from models.training.augment import Labelled, crop_resize, flip_horizontal, random_window
 from models.training.checkpoint import save_atomically
 from models.training.muon import Muon, matrix_names

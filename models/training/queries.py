@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from models.grounding_dino.forward import GroundingModel
+from models.grounding_dino.features import GroundingModel
 
 
 def grow_queries(model: GroundingModel, count: int, seed: int = 0) -> bool:

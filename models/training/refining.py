@@ -13,7 +13,7 @@ from torch.nn.functional import log_softmax
 from torchvision.ops import box_convert, box_iou, generalized_box_iou_loss
 
 from models.grounding_dino.box_refiner import COLUMNS, REACH, BoxRefiner, Refined
-from models.grounding_dino.forward import Decoded
+from models.grounding_dino.features import Decoded
 from models.training.matcher import Target
 
 FOUND_IOU = 0.35

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from models.boxes import FloatArray, pairwise_iou
 from models.detections import Detections
-from models.grounding_dino.forward import GroundingModel
+from models.grounding_dino.features import GroundingModel
 from models.training.augment import Labelled
 
 MATCH_IOU = 0.5

@@ -24,7 +24,7 @@ from transformers import GroundingDinoProcessor, MMGroundingDinoForObjectDetecti
 
 from models.grounding_dino.box_refiner import BoxRefiner, fine_channels
 from models.grounding_dino.detector import DetectorSettings, GroundingDinoDetector
-from models.grounding_dino.forward import GroundingModel
+from models.grounding_dino.features import GroundingModel
 from models.grounding_dino.load import read_grounding_dino, write_grounding_dino
 from models.ontology import Ontology
 from models.training.batches import StepBatches

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from transformers import GroundingDinoProcessor, PreTrainedTokenizerBase
 
-from models.grounding_dino.forward import GroundingModel
+from models.grounding_dino.features import GroundingModel
 
 _FREE = "[unused"
 _PIECE = "##"
