@@ -53,6 +53,16 @@ class Refined:
     logits: Tensor
 
 
+def moves_of_columns(columns: Tensor) -> Tensor:
+    """Return how far into the box the middle of each column lies, in widths or heights of the box."""
+    return ((columns + 0.5) / COLUMNS * 2 - 1) * REACH
+
+
+def columns_of_moves(moves: Tensor) -> Tensor:
+    """Undo `moves_of_columns`; what lies between two columns gets a fraction."""
+    return (moves / REACH + 1) / 2 * COLUMNS - 0.5
+
+
 class BoxRefiner(nn.Module):
     """Finds the sides of boxes in fine feature maps.
 
@@ -80,8 +90,7 @@ class BoxRefiner(nn.Module):
         for layer in (self.film, self.out):
             for parameter in layer.parameters():
                 nn.init.zeros_(parameter)
-        columns = ((torch.arange(COLUMNS) + 0.5) / COLUMNS * 2 - 1) * REACH
-        self.register_buffer("columns", columns, persistent=False)
+        self.register_buffer("columns", moves_of_columns(torch.arange(COLUMNS)), persistent=False)
 
     def forward(self, maps: tuple[Tensor, Tensor], images: Tensor, boxes: Tensor, queries: Tensor) -> Refined:
         """Refine N boxes; N = 0 gives none.

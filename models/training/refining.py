@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 from torchvision.ops import box_convert, box_iou, generalized_box_iou_loss
 
-from models.grounding_dino.box_refiner import COLUMNS, REACH, BoxRefiner, Refined
+from models.grounding_dino.box_refiner import COLUMNS, REACH, BoxRefiner, Refined, columns_of_moves
 from models.grounding_dino.features import Decoded
 from models.training.matcher import Target
 
@@ -115,7 +115,7 @@ def refiner_losses(output: RefinerOutput) -> dict[str, Tensor]:
     l1 = ((boxes - samples.truth).abs() / sides).mean(1).sum()
     start = (samples.boxes[:, 2:] - samples.boxes[:, :2]).repeat(1, 2)
     inwards = (samples.truth - samples.boxes) / start * start.new_tensor([1.0, 1.0, -1.0, -1.0])
-    place = ((inwards + REACH) / (2 * REACH) * COLUMNS - 0.5).clamp(0, COLUMNS - 1.001)
+    place = columns_of_moves(inwards).clamp(0, COLUMNS - 1.001)
     before = place.long()
     share = place - before
     likely = log_softmax(refined.logits.float(), dim=-1)
