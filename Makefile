@@ -56,13 +56,15 @@ format: $(VENV)/.develop
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-# DATA holds bccd/ and coco_photos/ (see models/training/tiny_recipe.py); RUNS gets checkpoints and the two models.
+# DATA holds bccd/ and coco_photos/ (see models/training/tiny_recipe.py); RUNS gets checkpoints and the two models. Run
+# again after an interruption, it goes on where it was.
 DATA := ../shared/data
 RUNS := runs
+THREADS := 2
 
 tiny: $(VENV)/.runtime
-	$(PYTHON) -m models.training.tiny_recipe --data $(DATA) --output $(RUNS)/tiny
-	$(PYTHON) -m models.training.segmenter --photos $(DATA)/coco_photos --output $(RUNS)/tiny-sam
+	$(PYTHON) -m models.training.tiny_recipe --data $(DATA) --output $(RUNS)/tiny --threads $(THREADS)
+	$(PYTHON) -m models.training.segmenter --photos $(DATA)/coco_photos --output $(RUNS)/tiny-sam --threads $(THREADS) --resume
 	$(GROUNDLABEL) bench tiny --data $(DATA) --detector $(RUNS)/tiny/model --segmenter $(RUNS)/tiny-sam
 
 clean:
