@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from models.training.batches import StepBatches
 from models.training.checkpoint import load_checkpoint, save_atomically
 from models.training.criterion import LossWeights, grounding_loss
 from models.training.forward import Batch, DenoisingTrainer, TrainingOutput
-from models.training.muon import Muon, matrix_names
+from models.training.muon import Muon, OptimiserName, matrix_names
 from models.training.refining import refiner_losses
 
 
@@ -59,7 +59,7 @@ class LoopConfig:
     save_every: int = 250
     evaluate_every: int = 0
     minutes: float | None = None
-    optimiser: Literal["adamw", "muon"] = "adamw"
+    optimiser: OptimiserName = "adamw"
 
     def rate_factor(self, step: int, minutes_spent: float = 0.0) -> float:
         """Return the share of the peak rate at a step; under a time limit the time spent may be further than it."""

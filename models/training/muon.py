@@ -11,10 +11,13 @@ numbers; Liu et al. 2025, "Muon is Scalable for LLM Training", for the scale by 
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
+
+OptimiserName: TypeAlias = Literal["adamw", "muon"]
 
 _ITERATION = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
@@ -89,45 +92,47 @@ class Muon(torch.optim.Optimizer):
         if closure is not None:
             raise ValueError("Muon takes no closure; call backward before step")
         for group in self.param_groups:
-            moved = [parameter for parameter in group["params"] if parameter.grad is not None]
-            for parameter in moved:
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            moved = [(parameter, parameter.grad) for parameter in group["params"] if parameter.grad is not None]
             if group["matrices"]:
-                self._move_matrices(moved, group["lr"], group["momentum"])
+                self._move_matrices(moved, group)
             else:
-                self._move_others(moved, group["lr"], group["betas"])
+                self._move_others(moved, group)
 
-    def _move_matrices(self, parameters: list[nn.Parameter], rate: float, momentum: float) -> None:
+    def _move_matrices(self, moved: list[tuple[nn.Parameter, Tensor]], group: dict[str, Any]) -> None:
         alike = defaultdict[torch.Size, list[tuple[nn.Parameter, Tensor]]](list)
-        for parameter in parameters:
-            gradient, state = _gradient(parameter), self.state[parameter]
+        for parameter, gradient in moved:
+            state = self.state[parameter]
             if not state:
                 state["mean"] = torch.zeros_like(parameter)
-            mean = state["mean"].lerp_(gradient, 1 - momentum)
-            update = gradient.lerp(mean, momentum).flatten(1)
+            mean = state["mean"].lerp_(gradient, 1 - group["momentum"])
+            update = gradient.lerp(mean, group["momentum"]).flatten(1)
             alike[update.shape].append((parameter, update))
         for shape, updates in alike.items():
             scale = _ADAMW_RMS * max(shape) ** 0.5
             orthogonal = orthogonalise(torch.stack([update for _, update in updates]))
             for (parameter, _), update in zip(updates, orthogonal, strict=True):
-                parameter.add_(update.view(parameter.shape), alpha=-rate * scale)
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(update.view(parameter.shape), alpha=-group["lr"] * scale)
 
-    def _move_others(self, parameters: list[nn.Parameter], rate: float, betas: tuple[float, float]) -> None:
-        for parameter in parameters:
-            gradient, state = _gradient(parameter), self.state[parameter]
+    def _move_others(self, moved: list[tuple[nn.Parameter, Tensor]], group: dict[str, Any]) -> None:
+        for parameter, _ in moved:
+            state = self.state[parameter]
             if not state:
-                state["steps"] = torch.zeros(())
+                state["step"] = torch.zeros(())
                 state["mean"], state["square"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
-            state["steps"] += 1
-            mean = state["mean"].lerp_(gradient, 1 - betas[0])
-            square = state["square"].mul_(betas[1]).addcmul_(gradient, gradient, value=1 - betas[1])
-            steps = state["steps"].item()
-            deviation = (square / (1 - betas[1] ** steps)).sqrt_().add_(1e-8)
-            parameter.addcdiv_(mean, deviation, value=-rate / (1 - betas[0] ** steps))
-
-
-def _gradient(parameter: nn.Parameter) -> Tensor:
-    gradient = parameter.grad
-    if gradient is None:
-        raise ValueError("the parameter has no gradient")
-    return gradient
+        states = [self.state[parameter] for parameter, _ in moved]
+        adamw(
+            [parameter for parameter, _ in moved],
+            [gradient for _, gradient in moved],
+            [state["mean"] for state in states],
+            [state["square"] for state in states],
+            [],
+            [state["step"] for state in states],
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=1e-8,
+            maximize=False,
+        )

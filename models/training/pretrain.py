@@ -6,7 +6,7 @@ Linear heads on every stage, thrown away afterwards. It is the largest single ga
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from transformers import AutoBackbone, PretrainedConfig
 from models.grounding_dino.features import GroundingModel
 from models.training.augment import Labelled, crop_resize, flip_horizontal, random_window
 from models.training.checkpoint import save_atomically
-from models.training.muon import Muon, matrix_names
+from models.training.muon import Muon, OptimiserName, matrix_names
 from models.training.scenes import COLOURS, SHAPES, SceneConfig, render_scene
 from models.training.sources import CocoSource, scene_to_labelled, to_unit
 
@@ -98,7 +98,7 @@ def pretrain_backbone(
     output: Path,
     start: dict[str, Tensor] | None = None,
     learning_rate: float = 2e-3,
-    optimiser_name: Literal["adamw", "muon"] = "adamw",
+    optimiser_name: OptimiserName = "adamw",
     log_every: int = 50,
 ) -> dict[str, Tensor]:
     """Train a backbone on object centres and save its state.
@@ -145,7 +145,7 @@ def pretrain_backbone(
 
 
 def _make_optimiser(
-    name: Literal["adamw", "muon"], backbone: nn.Module, heads: nn.Module, learning_rate: float
+    name: OptimiserName, backbone: nn.Module, heads: nn.Module, learning_rate: float
 ) -> torch.optim.Optimizer:
     if name == "adamw":
         return torch.optim.AdamW([*backbone.parameters(), *heads.parameters()], learning_rate, weight_decay=1e-4)

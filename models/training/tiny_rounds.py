@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from models.training.batches import Phase
+from models.training.muon import OptimiserName
 from models.training.tiny import image_size
 
 LATE_SIZES = (320, 336, 352)
@@ -64,7 +65,7 @@ class Round:
     cells: Literal["windows", "varied", "whole"] = "windows"
     ema: float = 0.998
     refiner: bool = False
-    optimiser: Literal["adamw", "muon"] = "adamw"
+    optimiser: OptimiserName = "adamw"
 
     @property
     def size(self) -> dict[str, int]:
