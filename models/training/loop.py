@@ -164,9 +164,9 @@ class Loop:
             {
                 "params": parameters,
                 "lr": config.learning_rate * (config.backbone_factor if of_backbone else 1.0),
-                **({"matrices": of_matrices} if matrices else {}),
+                "matrices": of_matrices,
             }
-            for (of_backbone, of_matrices), parameters in groups.items()
+            for (of_backbone, of_matrices), parameters in sorted(groups.items(), key=lambda group: group[0])
         ]
 
     def run(self) -> Mapping[str, float]:
