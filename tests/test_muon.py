@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.training.muon import Muon, matrix_names, orthogonalise
+from models.training.muon import Muon, _iterate, _iterate_on_squares, matrix_names, orthogonalise
 from models.training.tiny import build_tiny
 
 
@@ -23,6 +23,13 @@ def test_orthogonalise_levels_the_singular_values(shape: tuple[int, int, int]) -
     nearest = left @ right
     alike = (result * nearest).sum((1, 2)) / (result.norm(dim=(1, 2)) * nearest.norm(dim=(1, 2)))
     assert alike.min() > 0.95
+
+
+def test_the_short_way_for_wide_matrices_gives_the_same() -> None:
+    matrices = torch.randn((3, 12, 80), generator=torch.Generator().manual_seed(0))
+    matrices[1, 3] = matrices[1, 2]
+    matrices /= matrices.norm(dim=(1, 2), keepdim=True)
+    torch.testing.assert_close(_iterate_on_squares(matrices), _iterate(matrices), atol=1e-5, rtol=0)
 
 
 def test_orthogonalise_of_nothing() -> None:

@@ -21,6 +21,7 @@ OptimiserName: TypeAlias = Literal["adamw", "muon"]
 
 _ITERATION = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
+_WIDE = 2
 _ADAMW_RMS = 0.2
 _FEWEST_ROWS = 8
 _NOT_MATRICES = ("sampling_offsets",)
@@ -35,14 +36,32 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     Returns:
         (N, R, C), with singular values of about .7 to 1.2.
     """
-    first, second, third = _ITERATION
     tall = matrices.shape[1] > matrices.shape[2]
-    result: Tensor = matrices.mT if tall else matrices
-    result = result / (result.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    flat: Tensor = matrices.mT if tall else matrices
+    flat = flat / (flat.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    wide = flat.shape[2] >= _WIDE * flat.shape[1]
+    result = _iterate_on_squares(flat) if wide else _iterate(flat)
+    return result.mT if tall else result
+
+
+def _iterate(result: Tensor) -> Tensor:
+    first, second, third = _ITERATION
     for _ in range(_ITERATIONS):
         square = result @ result.mT
         result = first * result + (second * square + third * square @ square) @ result
-    return result.mT if tall else result
+    return result
+
+
+def _iterate_on_squares(flat: Tensor) -> Tensor:
+    """Do the same for matrices much wider than high: each step is a factor from the left, made of (N, R, R) alone."""
+    first, second, third = _ITERATION
+    square = flat @ flat.mT
+    factor = identity = torch.eye(flat.shape[1], dtype=flat.dtype, device=flat.device)
+    for _ in range(_ITERATIONS):
+        step = first * identity + second * square + third * square @ square
+        factor = step @ factor
+        square = step @ square @ step
+    return factor @ flat
 
 
 def matrix_names(model: nn.Module) -> set[str]:
