@@ -285,6 +285,7 @@ class GroundingDinoDetector:
             do_pad=False,
             input_data_format="channels_last",
             return_tensors="pt",
+            device=self.device,
         )
         pixels: Tensor = batch["pixel_values"].to(self.device, self.model.dtype)
         return pixels
