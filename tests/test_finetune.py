@@ -1,5 +1,6 @@
 import csv
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -259,6 +260,7 @@ def test_a_time_limit_leaves_steps_over_and_moves_the_phases_ahead() -> None:
         (None, 0.01, 1000, 96),
         (None, 0.3, 80, 80),
         (None, 0.3, 50, 64),
+        (None, 1.0, math.inf, 64),
     ],
 )
 def test_small_objects_ask_for_a_larger_size(

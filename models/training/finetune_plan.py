@@ -175,7 +175,7 @@ def choose_size(
     shortest, longest = int(own["shortest_edge"]), int(own["longest_edge"])
     if wanted is None:
         visible = math.ceil(_VISIBLE_PX / smallest / 32) * 32
-        wanted = max(shortest, min(visible, math.floor(_MOST_ENLARGED * shortest / 32) * 32, round(largest)))
+        wanted = max(shortest, round(min(visible, math.floor(_MOST_ENLARGED * shortest / 32) * 32, largest)))
     return {"shortest_edge": wanted, "longest_edge": round(wanted * longest / shortest)}
 
 
