@@ -276,12 +276,13 @@ def measure_step(trainer: DenoisingTrainer, batches: StepBatches, device: torch.
     """
     trainer.train()
     seconds = []
-    for index in (0, 0, len(batches) - 1):
+    # A first batch of a size is slow on a GPU, which then chooses its kernels.
+    for index in (0, 0, len(batches) - 1, len(batches) - 1):
         batch, loading = timed(lambda index=index: batches[index].to(device))  # type: ignore[misc]
         _, computing = timed(lambda batch=batch: _backward(trainer, batch, device))  # type: ignore[misc]
         seconds.append(max(loading, 1.1 * computing))
     trainer.zero_grad(set_to_none=True)
-    return _FULL_SIZE_FROM * seconds[1] + (1 - _FULL_SIZE_FROM) * seconds[2]
+    return _FULL_SIZE_FROM * seconds[1] + (1 - _FULL_SIZE_FROM) * seconds[3]
 
 
 def _backward(trainer: DenoisingTrainer, batch: Any, device: torch.device) -> float:
