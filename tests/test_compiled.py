@@ -90,6 +90,7 @@ def test_out_of_memory_is_for_the_caller_to_halve(monkeypatch: pytest.MonkeyPatc
         step(SIZES, torch.ones(5))
 
 
+@pytest.mark.filterwarnings("default")  # the compiler's own are none of ours
 @pytest.mark.parametrize(
     ("device", "precision"),
     [("cpu", "fp32"), *(pytest.param("cuda", name, marks=pytest.mark.gpu) for name in ("fp32", "bf16"))],
