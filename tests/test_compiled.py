@@ -18,6 +18,8 @@ from models.ontology import Ontology
 from tests.grounding_models import picture
 
 SIZES = ((2, 3),)
+COMPILING = (pytest.mark.gpu, pytest.mark.filterwarnings("default"))
+"""For what is really compiled: the compiler warns of its own old code."""
 
 
 def double(sizes: tuple[tuple[int, int], ...], values: Tensor) -> tuple[Tensor, ...]:
@@ -90,10 +92,9 @@ def test_out_of_memory_is_for_the_caller_to_halve(monkeypatch: pytest.MonkeyPatc
         step(SIZES, torch.ones(5))
 
 
-@pytest.mark.filterwarnings("default")  # the compiler's own are none of ours
 @pytest.mark.parametrize(
     ("device", "precision"),
-    [("cpu", "fp32"), *(pytest.param("cuda", name, marks=pytest.mark.gpu) for name in ("fp32", "bf16"))],
+    [("cpu", "fp32"), *(pytest.param("cuda", name, marks=COMPILING) for name in ("fp32", "bf16"))],
 )
 def test_a_compiled_detector_finds_the_same(
     grounding_folders: dict[str, Path], device: str, precision: Any, monkeypatch: pytest.MonkeyPatch

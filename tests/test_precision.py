@@ -85,11 +85,16 @@ def test_features_scores_and_boxes_are_close_and_in_32_bits(
             text = encode_text(model, ids.expand(2, -1), mask.expand(2, -1))
             full, low = (encode_image(model, images, name) for name in ("fp32", precision))
             assert {low.tokens.dtype, low.positions.dtype, low.summary.dtype} == {torch.float32}
-            assert 0 < (low.tokens - full.tokens).abs().mean() < 0.03 * full.tokens.abs().mean()
+            change = (low.tokens - full.tokens).abs()
+            # On a GPU attention is in bfloat16, too, and one feature of a random Swin changes by a fifth.
+            assert (
+                0 < change.max() < (0.1 if (device, precision) != ("cuda", "bf16") else 0.3) * full.tokens.abs().max()
+            )
+            assert change.mean() < 0.03 * full.tokens.abs().mean()
             torch.testing.assert_close(low.positions, full.positions, atol=0, rtol=0)
             one, two = enhance(model, full, text), enhance(model, full, text, precision)
             assert two.vision.dtype == two.text.dtype == torch.float32
-            assert 0 < (one.vision - two.vision).abs().mean() < 0.03 * one.vision.abs().mean()
+            assert 0 < (one.vision - two.vision).abs().max() < 0.1 * one.vision.abs().max()
             assert all(part.dtype == torch.float32 for part in predict(model, low, text, precision))
 
 
