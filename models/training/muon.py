@@ -48,7 +48,8 @@ def _iterate(result: Tensor) -> Tensor:
     first, second, third = _ITERATION
     for _ in range(_ITERATIONS):
         square = result @ result.mT
-        result = first * result + (second * square + third * square @ square) @ result
+        polynomial = torch.baddbmm(square, square, square, beta=second, alpha=third)
+        result = torch.baddbmm(result, polynomial, result, beta=first)
     return result
 
 
@@ -56,9 +57,9 @@ def _iterate_on_squares(flat: Tensor) -> Tensor:
     """Do the same for matrices much wider than high: each step is a factor from the left, made of (N, R, R) alone."""
     first, second, third = _ITERATION
     square = flat @ flat.mT
-    factor = identity = torch.eye(flat.shape[1], dtype=flat.dtype, device=flat.device)
+    factor = identity = torch.eye(flat.shape[1], dtype=flat.dtype, device=flat.device).expand_as(square)
     for _ in range(_ITERATIONS):
-        step = first * identity + second * square + third * square @ square
+        step = torch.baddbmm(square, square, square, beta=second, alpha=third).add_(identity, alpha=first)
         factor = step @ factor
         square = step @ square @ step
     return factor @ flat
