@@ -19,6 +19,8 @@ MATCH_IOU = 0.5
 _GRID = np.arange(0.1, 0.9, 0.01)
 _SMOOTHED = 5
 """F1 is flat around its best; the mean over this many grid points keeps one lucky point from deciding."""
+_AS_GOOD = 0.001
+"""A difference of F1 that is none."""
 
 
 def match_scores(truth: Sequence[Labelled], found: Sequence[tuple[Detections, Sequence[str]]]) -> FloatArray:
@@ -45,7 +47,7 @@ def match_scores(truth: Sequence[Labelled], found: Sequence[tuple[Detections, Se
 
 
 def best_threshold(scores: NDArray[np.float32], objects: int) -> float:
-    """Return the score threshold of the best F1.
+    """Return the score threshold of the best F1: of those that are as good the strictest, with the fewest false boxes.
 
     Args:
         scores: (N, 2) of `match_scores`.
@@ -59,7 +61,7 @@ def best_threshold(scores: NDArray[np.float32], objects: int) -> float:
     kept = scores[:, :1] >= _GRID
     f1 = 2 * (kept * scores[:, 1:]).sum(0) / (kept.sum(0) + objects)
     smooth = np.convolve(f1, np.full(_SMOOTHED, 1 / _SMOOTHED), mode="same")
-    return float(_GRID[smooth.argmax()])
+    return float(_GRID[smooth >= smooth.max() - _AS_GOOD].max())
 
 
 def shift_scores(model: GroundingModel, before: float, after: float) -> None:
