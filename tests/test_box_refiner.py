@@ -23,7 +23,7 @@ from models.grounding_dino.box_refiner import (
     refiner_of,
 )
 from models.grounding_dino.detector import DetectorSettings
-from models.grounding_dino.features import Decoded, GroundingModel
+from models.grounding_dino.features import GroundingModel
 from models.grounding_dino.forward import encode_image, encode_text, predict
 from models.grounding_dino.load import load_grounding_dino, read_grounding_dino, write_grounding_dino
 from models.ontology import Ontology
@@ -38,7 +38,8 @@ from models.training.refining import (
     NOISES,
     RefinerOutput,
     RefinerSamples,
-    draw_samples,
+    add_noisy_copies,
+    find_samples,
     refine_samples,
     refiner_losses,
 )
@@ -178,12 +179,14 @@ def test_sides_out_of_reach_have_no_column() -> None:
 
 def test_samples_are_what_finds_an_object_and_noisy_copies() -> None:
     found = torch.tensor([0.5, 0.5, 0.2, 0.2])
-    boxes = torch.stack([found + 0.01, found, torch.tensor([0.1, 0.1, 0.1, 0.1])])[None, None]
-    logits = torch.tensor([[3.0, -9.0], [1.0, -9.0], [9.0, -9.0]])[None, None]
+    boxes = torch.stack([found + 0.01, found, torch.tensor([0.1, 0.1, 0.1, 0.1])])[None]
+    logits = torch.tensor([[3.0, -9.0], [1.0, -9.0], [9.0, -9.0]])[None]
     queries = torch.arange(3.0).reshape(1, 3, 1)
     targets = [Target(torch.stack([found, torch.tensor([0.8, 0.8, 0.1, 0.1])]), torch.tensor([[1.0, 0], [1.0, 0]]))]
-    samples = draw_samples(Decoded(logits, boxes, queries), targets, torch.Generator().manual_seed(0))
-    assert len(samples.boxes) == 1 + len(NOISES), "nothing overlaps the second object"
+    samples = find_samples(logits, boxes, queries, targets)
+    assert len(samples.boxes) == 1, "nothing overlaps the second object"
+    samples = add_noisy_copies(samples, torch.Generator().manual_seed(0))
+    assert len(samples.boxes) == 1 + len(NOISES)
     assert samples.queries.flatten().tolist() == [0.0] * 3, "the likeliest that overlaps"
     torch.testing.assert_close(samples.boxes[0], torch.tensor([0.405, 0.405, 0.615, 0.615]))
     torch.testing.assert_close(samples.truth, torch.tensor([0.4, 0.4, 0.6, 0.6]).expand(3, 4))
@@ -202,7 +205,9 @@ def training_batch(folder: Path, boxes: Sequence[Sequence[float]]) -> Batch:
 
 
 @pytest.mark.parametrize("empty", [False, True])
-def test_its_loss_trains_nothing_else(tmp_path: Path, empty: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_loss_trains_the_first_maps_and_nothing_else(
+    tmp_path: Path, empty: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(refining, "FOUND_IOU", 0.0)  # a detector with random weights finds nothing
     model = small_model()
     refiner = add_refiner(model)
@@ -215,8 +220,13 @@ def test_its_loss_trains_nothing_else(tmp_path: Path, empty: bool, monkeypatch: 
     total = torch.stack(list(refiner_losses(output.refiner).values())).sum()
     total.backward()
     own = {id(parameter) for parameter in refiner.parameters()}
-    others = [parameter for parameter in model.parameters() if id(parameter) not in own]
+    backbone = model.model.backbone.conv_encoder.model
+    maps = {
+        id(parameter) for part in (backbone.embedder, backbone.encoder.stages[0]) for parameter in part.parameters()
+    }
+    others = [parameter for parameter in model.parameters() if id(parameter) not in own | maps]
     assert all(parameter.grad is None or not parameter.grad.any() for parameter in others)
+    assert empty or any(parameter.grad.any() for parameter in model.parameters() if id(parameter) in maps)
     assert all(parameter.grad is not None for parameter in refiner.parameters()), "as several processes need it"
     if empty:
         assert total.item() == 0

@@ -156,6 +156,12 @@ def read_maps(backbone: ResNetBackbone, pixel_values: Tensor) -> tuple[tuple[Ten
     return (stem, states[1]), used
 
 
+def read_fine_maps(backbone: ResNetBackbone, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the first two of a ResNet's maps alone, as `read_maps` gives them."""
+    stem = backbone.embedder.embedder(pixel_values)
+    return stem, backbone.encoder.stages[0](backbone.embedder.pooler(stem))
+
+
 def refine_boxes(
     refiner: BoxRefiner, maps: tuple[Tensor, Tensor], logits: Tensor, boxes: Tensor, queries: Tensor
 ) -> Tensor:

@@ -13,7 +13,7 @@ from models.grounding_dino.query_selection import Selection, start_queries
 from models.training.attention import use_fused_attention
 from models.training.denoising import Denoising, DenoisingConfig, attention_blocked, make_denoising
 from models.training.matcher import Target
-from models.training.refining import RefinerOutput, draw_samples, refine_samples
+from models.training.refining import RefinerOutput, add_noisy_copies, find_samples, refine_samples
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,4 +131,5 @@ class DenoisingTrainer(nn.Module):
         refiner = refiner_of(self.model)
         if refiner is None or image.fine is None:
             return None
-        return refine_samples(refiner, image.fine, draw_samples(decoded, batch.targets, generator))
+        found = find_samples(decoded.logits[-1], decoded.boxes[-1], decoded.queries, batch.targets)
+        return refine_samples(refiner, image.fine, add_noisy_copies(found, generator))

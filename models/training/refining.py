@@ -1,7 +1,7 @@
 """Training of the box refiner: which boxes it sees, and its loss.
 
 It sees, for each object, the box of the query that finds it, as in use, and copies of the true box with noise, which
-are exact more often than the detector's. Nothing of this trains the detector.
+are exact more often than the detector's. It trains the backbone's first maps along, nothing else of the detector.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,6 @@ from torch.nn.functional import log_softmax
 from torchvision.ops import box_convert, box_iou, generalized_box_iou_loss
 
 from models.grounding_dino.box_refiner import COLUMNS, REACH, BoxRefiner, Refined, columns_of_moves
-from models.grounding_dino.features import Decoded
 from models.training.matcher import Target
 
 FOUND_IOU = 0.35
@@ -49,23 +48,23 @@ class RefinerOutput:
     refined: Refined
 
 
-def draw_samples(decoded: Decoded, targets: Sequence[Target], generator: torch.Generator) -> RefinerSamples:
-    """Choose the boxes of a batch; an image of which nothing is found has none.
+def find_samples(logits: Tensor, boxes: Tensor, queries: Tensor, targets: Sequence[Target]) -> RefinerSamples:
+    """Choose the boxes that find a batch's objects; an image of which nothing is found has none.
 
     Args:
-        decoded: The matching queries' predictions.
+        logits: (B, Q, T), the decoder's last.
+        boxes: (B, Q, 4), cx cy w h relative to the image.
+        queries: (B, Q, d), normalised.
         targets: One an image.
-        generator: Draws the noise, on the CPU.
     """
     parts = [
-        _of_image(index, decoded.logits[-1, index], decoded.boxes[-1, index], decoded.queries[index], target, generator)
-        for index, target in enumerate(targets)
+        _of_image(index, logits[index], boxes[index], queries[index], target) for index, target in enumerate(targets)
     ]
     return RefinerSamples(*(torch.cat(column).detach() for column in zip(*parts, strict=True)))
 
 
 def _of_image(
-    index: int, logits: Tensor, boxes: Tensor, queries: Tensor, target: Target, generator: torch.Generator
+    index: int, logits: Tensor, boxes: Tensor, queries: Tensor, target: Target
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     truth = box_convert(target.boxes, "cxcywh", "xyxy")
     corners = box_convert(boxes.float(), "cxcywh", "xyxy")
@@ -73,15 +72,20 @@ def _of_image(
     likely = logits.float().sigmoid() @ tokens.T / tokens.sum(1)
     best = likely.masked_fill(box_iou(corners, truth) < FOUND_IOU, -1).max(0)
     found = best.values > 0
-    chosen, truth = best.indices[found], truth[found]
-    noisy = [_add_noise(truth, scale, generator) for scale in NOISES]
+    chosen = best.indices[found]
+    places = torch.full((len(chosen),), index, dtype=torch.long, device=truth.device)
+    return places, corners[chosen], queries[chosen], truth[found]
+
+
+def add_noisy_copies(samples: RefinerSamples, generator: torch.Generator) -> RefinerSamples:
+    """Return the samples and, of each true box, copies with noise that `generator` draws, on the CPU."""
+    noisy = [_add_noise(samples.truth, scale, generator) for scale in NOISES]
     copies = 1 + len(noisy)
-    places = torch.full((copies * len(truth),), index, dtype=torch.long, device=truth.device)
-    return (
-        places,
-        torch.cat([corners[chosen], *noisy]),
-        queries[chosen].repeat(copies, 1),
-        truth.repeat(copies, 1),
+    return RefinerSamples(
+        samples.images.repeat(copies),
+        torch.cat([samples.boxes, *noisy]),
+        samples.queries.repeat(copies, 1),
+        samples.truth.repeat(copies, 1),
     )
 
 
@@ -94,9 +98,8 @@ def _add_noise(truth: Tensor, scale: float, generator: torch.Generator) -> Tenso
 
 
 def refine_samples(refiner: BoxRefiner, fine: tuple[Tensor, Tensor], samples: RefinerSamples) -> RefinerOutput:
-    """Run the refiner on samples; the backbone's maps get no gradient."""
-    maps = (fine[0].detach(), fine[1].detach())
-    return RefinerOutput(samples, refiner(maps, samples.images, samples.boxes, samples.queries))
+    """Run the refiner on samples; the backbone's first maps get a gradient, queries and boxes none."""
+    return RefinerOutput(samples, refiner(fine, samples.images, samples.boxes, samples.queries))
 
 
 def refiner_losses(output: RefinerOutput) -> dict[str, Tensor]:
