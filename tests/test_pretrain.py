@@ -39,6 +39,11 @@ def test_a_step_is_always_the_same() -> None:
     assert not torch.equal(batches()[0][0], batches()[1][0])
 
 
+def test_closer_windows_show_fewer_and_so_larger_objects() -> None:
+    far, close = (CentreBatches(CONFIG, None, 0.0, 64, 16, 1, 0, (side, side)) for side in (1.0, 0.4))
+    assert 0 < len(close[0][1]) < 0.6 * len(far[0][1])
+
+
 def test_centres_of_a_coco_file(tmp_path: Path) -> None:
     """The only object is red: its centre's pixel is too, in x, y order."""
     source = CocoSource(write_coco(tmp_path), tmp_path)

@@ -82,7 +82,7 @@ def test_start_values() -> None:
 
 def test_a_deeper_decoder_begins_with_copies_of_the_last_layer() -> None:
     model = build_tiny()
-    deeper = grow_decoder(model, layers=5, points=4)
+    deeper = grow_decoder(model, layers=5)
     assert len(deeper.model.decoder.layers) == deeper.config.decoder_layers == 5
     assert model.config.decoder_layers == 3
     old, new = dict(model.named_parameters()), dict(deeper.named_parameters())
@@ -95,36 +95,13 @@ def test_a_deeper_decoder_begins_with_copies_of_the_last_layer() -> None:
     assert all(value.requires_grad for value in new.values())
 
 
-def test_more_points_and_own_box_heads_begin_as_the_old_decoder(grounding_processor) -> None:
-    model = build_tiny().eval()
-    with torch.no_grad():
-        torch.manual_seed(0)
-        for layer, head in zip(model.model.decoder.layers, model.bbox_embed, strict=True):
-            layer.encoder_attn.attention_weights.weight.normal_()
-            head.layers[2].weight.normal_(std=0.1)
-    grown = grow_decoder(model, layers=3, points=8, share_box_head=False).eval()
-    text = text_of(grounding_processor, ("red circle", "blue square"))
-    ids, mask = stack_texts([text, text])
-
-    def boxes(of: torch.nn.Module) -> torch.Tensor:
-        with torch.no_grad():
-            return predict(of, encode_image(of, pixels(2, 96, 96)), encode_text(of, ids, mask))[1]
-
-    before, after = boxes(model), boxes(grown)
-    assert 0 < (before - after).abs().max() < 0.01, "only the parted places move them, a little"
-    heads = [list(head.parameters()) for head in grown.bbox_embed]
-    assert all(torch.equal(one, other) for one, other in zip(heads[0], heads[2], strict=True))
-    assert heads[0][0] is not heads[2][0]
-    assert grown.model.decoder.bbox_embed[2].layers[0].weight is grown.bbox_embed[2].layers[0].weight
-
-
 def test_the_largest_detector_fits_into_the_bundled_file() -> None:
-    grown = widen(grow_decoder(build_tiny(), layers=5, points=8, share_box_head=False))
+    grown = widen(grow_decoder(build_tiny(), layers=4))
     assert sum(value.numel() for value in grown.parameters()) * 2 <= 10e6
 
 
 def test_twice_the_width_begins_as_the_narrow_detector(grounding_processor) -> None:
-    model = grow_decoder(build_tiny(), layers=4, points=8, share_box_head=False).eval()
+    model = grow_decoder(build_tiny(), layers=4).eval()
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, value in model.named_parameters():
@@ -166,10 +143,9 @@ def test_an_odd_width_cannot_double() -> None:
         widen(MMGroundingDinoForObjectDetection(config))
 
 
-@pytest.mark.parametrize(("layers", "points"), [(2, 4), (3, 6), (3, 2)])
-def test_a_decoder_does_not_shrink(layers: int, points: int) -> None:
-    with pytest.raises(ValueError, match=f"3 layers and 4 points cannot grow to {layers} and {points}"):
-        grow_decoder(build_tiny(), layers, points)
+def test_a_decoder_does_not_shrink() -> None:
+    with pytest.raises(ValueError, match="3 layers cannot grow to 2"):
+        grow_decoder(build_tiny(), layers=2)
 
 
 def test_it_starts_at_a_loss_from_which_it_trains(processor, grounding_processor) -> None:

@@ -13,10 +13,11 @@ from PIL import Image
 from models.grounding_dino.box_refiner import refiner_of
 from models.grounding_dino.features import GroundingModel
 from models.grounding_dino.load import read_grounding_dino
-from models.training import tiny_recipe
+from models.training import refining, tiny_recipe
 from models.training.batches import Phase
 from models.training.checkpoint import load_checkpoint
-from models.training.tiny_recipe import SHAPES, TinyRecipe, mix_weights
+from models.training.tiny_recipe import TinyRecipe
+from models.training.tiny_rounds import DETECTION, REFINER, SHAPES
 from models.training.vocabulary import unknown_words
 
 CELLS = "red blood cell"
@@ -40,65 +41,52 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_stages(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shapes alone, then rounds with cells: one larger and begun mixed, then a refiner. The finish is left out."""
+    """Shapes alone, then a larger detector that sees cells, its refiner alone at last. The finish is left out."""
     judged: list[bool] = []
 
     def watch(_model: object, _processor: object, cells: object) -> Mapping[str, float]:
         judged.append(cells is not None)
         return {"mean": 0.5}
 
-    small = replace(SHAPES, cycles=(1,), steps=2, phases=(Phase(1.0, (64,)),))
+    shapes = replace(SHAPES, cycle=1, steps=2, phases=(Phase(1.0, (64,)),))
+    second = replace(DETECTION, cycle=1, steps=2, phases=(Phase(1.0, (64, 80)),), cell_share=0.5, min_objects=1)
+    rounds = {"shapes": shapes, "detection": second, "whole_cells": replace(second, cycle=0, cells="whole")}
     monkeypatch.setattr(tiny_recipe, "watch", watch)
-    monkeypatch.setattr(tiny_recipe, "SHAPES", small)
-    second = replace(small, cycles=(), cell_share=0.5)
-    grown = {"width": 128, "decoder_layers": 4, "decoder_points": 8, "share_box_head": False}
-    third = replace(second, **grown, mixed=0.5, cells="varied", phases=(Phase(1.0, (64, 80)),))
-    rounds = (replace(small, cell_share=0.5), second, third, replace(third, mixed=1.0, refiner=True))
     monkeypatch.setattr(tiny_recipe, "ROUNDS", rounds)
-    finished: list[tuple[int, int, int]] = []
-
-    def finish(_: TinyRecipe, model: GroundingModel) -> None:
-        finished.append((model.config.d_model, model.config.decoder_layers, model.config.decoder_n_points))
-
-    monkeypatch.setattr(TinyRecipe, "_finish", finish)
+    monkeypatch.setattr(tiny_recipe, "REFINER", replace(REFINER, images=16, side=64, steps=2, cell_share=0.5))
+    monkeypatch.setattr(refining, "FOUND_IOU", 0.0)  # a detector that has learned nothing finds nothing
+    finished: list[GroundingModel] = []
+    monkeypatch.setattr(TinyRecipe, "_finish", lambda _, model: finished.append(model))
     output = tmp_path / "output"
 
     TinyRecipe(data, output, evaluate_every=0).run(shapes_only=True)
     assert judged == [False]
     assert sorted(path.name for path in output.iterdir()) == ["processor", "shapes"]
-    _, processor = read_grounding_dino(output / "shapes" / "model")
+    model, processor = read_grounding_dino(output / "shapes" / "model")
     assert unknown_words(processor.tokenizer, [CELLS, "red circle"]) == ["blood", "cell"]
+    assert (model.config.d_model, model.config.decoder_layers, refiner_of(model)) == (64, 3, None)
 
     TinyRecipe(data, output, evaluate_every=0).run()
-    assert judged == [False, True, True, True, True]
-    _, processor = read_grounding_dino(output / "round_1" / "model")
+    assert judged == [False, True, True]
+    model, processor = read_grounding_dino(output / "detection" / "model")
     assert unknown_words(processor.tokenizer, [CELLS, "red circle"]) == []
-    assert processor.image_processor.size == {"shortest_edge": 64, "longest_edge": 112}
-    model, processor = read_grounding_dino(output / "round_3" / "model")
-    assert (model.config.d_model, model.config.decoder_layers, model.config.decoder_n_points) == (128, 4, 8)
     assert processor.image_processor.size == {"shortest_edge": 80, "longest_edge": 140}
-    refined, _ = read_grounding_dino(output / "round_4" / "model")
-    assert refiner_of(model) is None
-    assert refiner_of(refined) is not None
-    averaged = load_checkpoint(output / "round_3" / "checkpoint.pt")["average"]
-    for name, value in refined.state_dict().items():
-        if not name.startswith("box_refiner."):
-            torch.testing.assert_close(value, averaged[f"module.model.{name}"], msg=lambda text, name=name: name + text)
-    assert finished == [(128, 4, 8)], "the last round's"
-    first = torch.load(output / "round_1" / "backbone_0.pt", weights_only=True)
-    assert not (output / "round_2" / "backbone_0.pt").exists()
-    assert set(first) == set(torch.load(output / "shapes" / "backbone_0.pt", weights_only=True))
+    assert (model.config.d_model, model.config.decoder_layers) == (128, 4)
+    assert refiner_of(model) is not None
+    assert not (output / "whole_cells" / "backbone.pt").exists()
+    first, second_cycle = (torch.load(output / name / "backbone.pt", weights_only=True) for name in list(rounds)[:2])
+    assert set(first) == set(second_cycle)
+
+    alone = torch.load(output / "box_refiner.pt", weights_only=True)
+    averaged = load_checkpoint(output / "whole_cells" / "checkpoint.pt")["average"]
+    changed = set()
+    for name, value in finished[0].state_dict().items():
+        if name.startswith("box_refiner."):
+            assert torch.equal(value, alone[name.removeprefix("box_refiner.")])
+        if not torch.equal(value, averaged[f"module.model.{name}"]):
+            changed.add(name.partition(".")[0])
+    assert changed == {"box_refiner"}, "nothing else is trained in the last round"
 
     TinyRecipe(data, output, evaluate_every=0).run()
-    assert judged == [False, True, True, True, True], "finished stages are skipped"
-
-
-def test_mixed_weights() -> None:
-    model, other = torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2)
-    torch.nn.init.constant_(model.weight, 4)
-    torch.nn.init.constant_(other.weight, 8)
-    other.num_batches_tracked.fill_(3)
-    mix_weights(model, other, 0.75)
-    assert model.weight.tolist() == [5.0, 5.0]
-    assert model.num_batches_tracked == 0
-    assert other.weight.tolist() == [8.0, 8.0]
+    assert judged == [False, True, True], "finished stages are skipped"
+    assert all(torch.equal(value, finished[1].state_dict()[name]) for name, value in finished[0].state_dict().items())

@@ -37,6 +37,7 @@ class CentreBatches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]):
         batch_size: Images a step.
         steps: How many.
         seed: Everything random follows from it and the step.
+        windows: Least and largest side of a scene's window, in sides of the scene.
     """
 
     def __init__(
@@ -48,9 +49,11 @@ class CentreBatches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]):
         batch_size: int,
         steps: int,
         seed: int,
+        windows: tuple[float, float] = (0.55, 1.0),
     ) -> None:
         self._config, self._coco, self._share = config, coco, coco_share if coco else 0.0
         self._size, self._batch_size, self._steps, self._seed = size, batch_size, steps, seed
+        self._windows = windows
         self.kinds = [*SHAPES, *(coco.names if coco else ())]
 
     def __len__(self) -> int:
@@ -64,7 +67,7 @@ class CentreBatches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]):
         else:
             scene = render_scene(2**41 + int(rng.integers(2**40)), self._config)
             whole = scene_to_labelled(scene)
-            window = random_window(rng, whole.image_hw, size_hw, (0.55, 1.0))
+            window = random_window(rng, whole.image_hw, size_hw, self._windows)
             labelled = crop_resize(whole, window, size_hw, min_visible=0.6)
         return flip_horizontal(labelled) if rng.random() < 0.5 else labelled
 

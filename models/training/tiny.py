@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     BertConfig,
     BertTokenizer,
@@ -137,61 +137,29 @@ def build_tiny(seed: int = 0) -> MMGroundingDinoForObjectDetection:
     return model
 
 
-def grow_decoder(
-    model: MMGroundingDinoForObjectDetection, layers: int, points: int, share_box_head: bool = True
-) -> MMGroundingDinoForObjectDetection:
-    """Return the model with a larger decoder that begins as the old one.
+def grow_decoder(model: MMGroundingDinoForObjectDetection, layers: int) -> MMGroundingDinoForObjectDetection:
+    """Return the model with more decoder layers.
 
     Args:
         model: Any tiny model; it is left as it is.
         layers: Decoder layers to have, at least as many as there are. New ones are copies of the last, which refines
             boxes once more.
-        points: Places that a head reads on each level, a multiple of what there are. A place becomes several that lie
-            a few hundredths of the box apart and share its weight.
-        share_box_head: False gives each layer a box head of its own, a copy of what they shared.
 
     Raises:
-        ValueError: The decoder cannot grow to that.
+        ValueError: There are more layers already.
     """
-    old = model.config
-    last = old.decoder_layers - 1
-    if layers <= last or points % old.decoder_n_points or (share_box_head and not old.decoder_bbox_embed_share):
-        raise ValueError(
-            f"a decoder of {last + 1} layers and {old.decoder_n_points} points cannot grow to {layers} and {points}, "
-            f"{'a shared box head' if share_box_head else 'own box heads'}"
-        )
-    config = copy.deepcopy(old)
-    config.decoder_layers, config.decoder_n_points = layers, points
-    config.decoder_bbox_embed_share = share_box_head
+    last = model.config.decoder_layers - 1
+    if layers <= last:
+        raise ValueError(f"a decoder of {last + 1} layers cannot grow to {layers}")
+    config = copy.deepcopy(model.config)
+    config.decoder_layers = layers
     grown = MMGroundingDinoForObjectDetection(config)
-    known: dict[str, Tensor] = model.state_dict()
+    known = model.state_dict()
     per_layer = re.compile(r"((?:decoder\.layers|bbox_embed|class_embed)\.)(\d+)")
-    noise = torch.Generator().manual_seed(0)
 
-    def source(key: str) -> Tensor:
-        value = known[per_layer.sub(lambda found: f"{found[1]}{min(int(found[2]), last)}", key)]
-        if "decoder.layers" not in key or points == old.decoder_n_points:
-            return value
-        if "sampling_offsets" in key:
-            return _part_places(value, points, old, noise)
-        if "attention_weights" in key:
-            parted = value.view(-1, old.decoder_n_points, *value.shape[1:])
-            return parted.repeat_interleave(points // old.decoder_n_points, dim=1).flatten(0, 1)
-        return value
+    def source(key: str) -> str:
+        return per_layer.sub(lambda found: f"{found[1]}{min(int(found[2]), last)}", key)
 
-    grown.load_state_dict({key: source(key) for key in grown.state_dict()})
+    grown.load_state_dict({key: known[source(key)] for key in grown.state_dict()})
     grown.requires_grad_(True)
     return grown
-
-
-def _part_places(value: Tensor, points: int, config: MMGroundingDinoConfig, noise: torch.Generator) -> Tensor:
-    """Return weight or bias of sampling offsets for more points: the old ones repeated, the biases moved a little.
-
-    An offset counts in shares of half a box divided by the number of points, hence the factor.
-    """
-    factor = points // config.decoder_n_points
-    parted = value.view(-1, config.decoder_n_points, 2, *value.shape[1:])
-    parted = parted.repeat_interleave(factor, dim=1) * factor
-    if value.dim() == 1:
-        parted = parted + torch.rand(parted.shape, generator=noise) - 0.5
-    return parted.flatten(0, 2)

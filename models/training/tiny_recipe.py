@@ -2,12 +2,11 @@
 
     python -m models.training.tiny_recipe --data ../shared/data --output runs/tiny
 
-First comes `shapes/model`, a detector that has seen no cells: a start for fine-tuning that knows nothing of its images
-(`--shapes-only` stops there). The rounds begin from nothing again. A round takes the backbone that the last one left,
-teaches it shapes and colours at object centres (which sees four times as many objects a minute as detection does), and
-puts it back under the detector. Each stage leaves a file and is skipped where that is there; detection resumes from its
-last checkpoint. The finished detector, `model/`, is the last round's, with scores moved so that the default threshold
-is the best one.
+The first round leaves `shapes/model`, a detector that has seen no cells: a start for fine-tuning that knows nothing of
+its images (`--shapes-only` stops there). The first two rounds teach the backbone shapes and colours at object centres
+(which sees four times as many objects a minute as detection does) before they detect. Each stage leaves a file and is
+skipped where that is there; detection resumes from its last checkpoint. The finished detector, `model/`, is the last
+round's, with scores moved so that the default threshold is the best one.
 `--data` holds `coco_photos/` (photos for backgrounds) and `bccd/` (train.json, val.json, images/); both are public.
 """
 
@@ -19,15 +18,16 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import GroundingDinoProcessor, MMGroundingDinoForObjectDetection
 
-from models.grounding_dino.box_refiner import BoxRefiner, fine_channels
+from models.grounding_dino.box_refiner import BoxRefiner, fine_channels, refiner_of
 from models.grounding_dino.detector import DetectorSettings, GroundingDinoDetector
 from models.grounding_dino.features import GroundingModel
-from models.grounding_dino.load import read_grounding_dino, write_grounding_dino
+from models.grounding_dino.load import write_grounding_dino
 from models.ontology import Ontology
-from models.training.batches import StepBatches
+from models.training.batches import Phase, StepBatches
+from models.training.checkpoint import save_atomically
 from models.training.criterion import LossWeights
 from models.training.denoising import DenoisingConfig
 from models.training.evaluate import EVALUATION, evaluate_detector, suppress
@@ -35,6 +35,7 @@ from models.training.forward import DenoisingTrainer
 from models.training.loop import Loop, LoopConfig
 from models.training.pretrain import CentreBatches, backbone_of, load_backbone, pretrain_backbone
 from models.training.prompts import PromptSampling
+from models.training.refiner_alone import find_boxes, train_refiner
 from models.training.scenes import HELD_OUT_PAIRS, PAIRS, TRAINED_PAIRS, SceneConfig
 from models.training.score_bias import best_threshold, match_scores, shift_scores
 from models.training.sources import CocoSource, SceneSource, labelled_scenes
@@ -46,7 +47,7 @@ from models.training.tiny import (
     tiny_processor,
     tiny_words,
 )
-from models.training.tiny_rounds import ROUNDS, SHAPES, Round
+from models.training.tiny_rounds import REFINER, ROUNDS, RefinerRound, Round
 from models.training.vocabulary import forget_words
 from models.training.widen import widen
 
@@ -58,24 +59,14 @@ THRESHOLD_SEED = 860_000
 """First seed of the scenes on which the best threshold is looked for."""
 
 
-def mix_weights(model: nn.Module, other: nn.Module, share: float) -> None:
-    """Give a model, in place, `share` of its own weights and the rest of another's of the same kind.
-
-    Source: Wortsman et al. 2022, model soups: where one model was fine-tuned from the other, both lie in one valley.
-    """
-    state = other.state_dict()
-    with torch.no_grad():
-        for name, value in model.state_dict().items():
-            if value.is_floating_point():
-                value.lerp_(state[name], 1 - share)
-
-
-def add_refiner(trainer: DenoisingTrainer) -> None:
-    """Give the detector a new box refiner and let nothing else be trained."""
-    trainer.requires_grad_(False)
-    channels = fine_channels(trainer.model.model.backbone.conv_encoder.model)
-    torch.manual_seed(0)
-    trainer.model.box_refiner = BoxRefiner(channels, trainer.model.config.d_model)
+def give_refiner(model: GroundingModel) -> BoxRefiner:
+    """Return the detector's box refiner, a new one if it had none."""
+    refiner = refiner_of(model)
+    if refiner is None:
+        torch.manual_seed(0)
+        refiner = BoxRefiner(fine_channels(model.model.backbone.conv_encoder.model), model.config.d_model)
+        model.box_refiner = refiner
+    return refiner
 
 
 def watch(model: nn.Module, processor: GroundingDinoProcessor, cells: CocoSource | None) -> Mapping[str, float]:
@@ -103,7 +94,7 @@ class TinyRecipe:
 
     Args:
         data: Folder of `coco_photos/` and `bccd/`.
-        output: Folder for checkpoints and models: `shapes/`, `round_1/` and so on, `model/`.
+        output: Folder for checkpoints and models: one for each round, and `model/`.
         evaluate_every: Detection steps between evaluations.
     """
 
@@ -119,54 +110,60 @@ class TinyRecipe:
             PromptSampling(nothing_present=0.05, keep_present=0.95),
             vertical_flip=True,
         )
-        self._cells = {
-            "windows": cells(),
-            "varied": cells(quarter_turns=True, colour=0.3),
-            "whole": cells().whole(),
-        }
+        self._cells = {"windows": cells(quarter_turns=True, colour=0.3), "whole": cells().whole()}
         self._validation = CocoSource(blood / "val.json", blood / "images")
         self._processor = tiny_processor(tiny_words(), output / "processor")
 
     def run(self, shapes_only: bool = False) -> None:
         """Run what is not done yet."""
-        self._round(SHAPES, None, 0, 0, self._output / "shapes")
-        if shapes_only:
-            return
-        trained: DenoisingTrainer | None = None
-        cycle = 0
-        for number, spec in enumerate(ROUNDS):
-            if trained is not None and spec.mixed < 1:
-                trained.use_model(self._mixed(number, spec.mixed))
-            trained = self._round(spec, trained, cycle, number, self._output / f"round_{number + 1}")
-            cycle += len(spec.cycles)
-        if trained is not None and not (self._output / "model").exists():
-            self._finish(trained.model)
-
-    def _mixed(self, rounds: int, share: float) -> GroundingModel:
-        """Return the detector of the last of so many rounds, mixed with the one before."""
-        last, before = (read_grounding_dino(self._output / f"round_{rounds - back}" / "model")[0] for back in (0, 1))
-        mix_weights(last, before, share)
-        return last
+        trainer = DenoisingTrainer(build_tiny())
+        state: dict[str, Tensor] | None = None
+        for number, (name, spec) in enumerate(ROUNDS.items()):
+            trainer = self._round(spec, trainer, state, number, self._output / name)
+            state = backbone_of(trainer.model)
+            if shapes_only:
+                return
+        self._refine(trainer.model, REFINER, self._output / "box_refiner.pt")
+        if not (self._output / "model").exists():
+            self._finish(trainer.model)
 
     def _round(
-        self, spec: Round, before: DenoisingTrainer | None, cycle: int, seed: int, folder: Path
+        self, spec: Round, trainer: DenoisingTrainer, state: dict[str, Tensor] | None, seed: int, folder: Path
     ) -> DenoisingTrainer:
-        """Train the backbone, then the detector on it; the seed of the first of the backbone's cycles is `cycle`."""
-        cells = self._cells["windows"] if spec.cell_share else None
-        state = backbone_of(before.model) if before else None
-        for place, steps in enumerate(spec.cycles):
-            centres = CentreBatches(self._scenes, cells, 0.15, 160, 16, steps, seed=cycle + place)
-            file = folder / f"backbone_{place}.pt"
-            state = pretrain_backbone(tiny_backbone(), centres, file, state, spec.learning_rate, spec.optimiser)
-        trainer = before or DenoisingTrainer(build_tiny(), DenoisingConfig(queries=30))
-        load_backbone(trainer.model, state or {})
+        """Train the backbone, whose state is None where it begins from nothing, then the detector on it."""
+        if spec.cycle:
+            cells = self._cells["windows"] if spec.cell_share else None
+            centres = CentreBatches(self._scenes, cells, 0.15, 160, 16, spec.cycle, seed, spec.windows)
+            file = folder / "backbone.pt"
+            state = pretrain_backbone(tiny_backbone(), centres, file, state, spec.learning_rate, "muon")
+            load_backbone(trainer.model, state)
         small = cast(MMGroundingDinoForObjectDetection, trainer.model)
-        small = grow_decoder(small, spec.decoder_layers, spec.decoder_points, spec.share_box_head)
+        small = grow_decoder(small, spec.decoder_layers)
         trainer.use_model(widen(small) if spec.width > small.config.d_model else small)
         if spec.refiner:
-            add_refiner(trainer)
+            give_refiner(trainer.model)
         trainer.config = DenoisingConfig(queries=spec.denoising_queries)
         return self._detect(trainer, spec, seed, folder)
+
+    def _refine(self, model: GroundingModel, spec: RefinerRound, file: Path) -> None:
+        """Train the detector's box refiner alone."""
+        refiner = give_refiner(model)
+        if not file.exists():
+            sampling = PromptSampling(hard_share=spec.hard_share, nothing_present=0.0, keep_present=1.0)
+            cells = self._cells["whole"]
+            scenes = replace(self._scenes, min_objects=spec.min_objects)
+            batches = StepBatches(
+                [SceneSource(scenes, (*TRAINED_PAIRS, *cells.names), sampling=sampling), cells],
+                [1 - spec.cell_share, spec.cell_share],
+                self._processor.tokenizer,
+                batch_size=8,
+                steps=spec.images // 8,
+                phases=(Phase(1.0, (spec.side,)),),
+                seed=spec.seed,
+            )
+            train_refiner(model, refiner, find_boxes(model, batches), spec.steps, learning_rate=spec.learning_rate)
+            save_atomically(refiner.state_dict(), file)
+        refiner.load_state_dict(torch.load(file, weights_only=True))
 
     def _finish(self, model: GroundingModel, scenes: int = 200) -> None:
         """Write `model/`: the detector, with scores moved so that the default threshold is best by F1."""
@@ -219,7 +216,7 @@ class TinyRecipe:
                 ema=spec.ema,
                 evaluate_every=self._evaluate_every,
                 seed=seed,
-                optimiser=spec.optimiser,
+                optimiser="muon",
             ),
             LossWeights(giou=spec.giou),
             evaluate=lambda averaged: watch(averaged, self._processor, self._validation if spec.cell_share else None),
