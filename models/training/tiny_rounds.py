@@ -88,13 +88,13 @@ DETECTION = Round(
     cycle=1400,
     learning_rate=2e-3,
     windows=(0.35, 0.7),
-    steps=1600,
+    steps=1900,
     phases=(Phase(0.45, EARLY_SIZES), Phase(1.0, USED_SIZES)),
 )
 WHOLE_CELLS = replace(
     DETECTION,
     cycle=0,
-    steps=500,
+    steps=650,
     phases=(Phase(1.0, USED_SIZES),),
     nothing_present=0.25,
     detection_rate=1e-3,
