@@ -80,6 +80,13 @@ def matrix_names(model: nn.Module) -> set[str]:
     return names.intersection(name for name, _ in model.named_parameters())
 
 
+def split_matrices(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Return the parameters that Muon trains as matrices, and all others."""
+    names = matrix_names(model)
+    matrices = [parameter for name, parameter in model.named_parameters() if name in names]
+    return matrices, [parameter for name, parameter in model.named_parameters() if name not in names]
+
+
 class Muon(torch.optim.Optimizer):
     """Muon for the groups that say `matrices=True`, AdamW for the others; rates and weight decay are AdamW's.
 

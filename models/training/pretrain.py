@@ -18,7 +18,7 @@ from transformers import AutoBackbone, PretrainedConfig
 from models.grounding_dino.features import GroundingModel
 from models.training.augment import Labelled, crop_resize, flip_horizontal, random_window
 from models.training.checkpoint import save_atomically
-from models.training.muon import Muon, OptimiserName, matrix_names
+from models.training.muon import Muon, OptimiserName, split_matrices
 from models.training.scenes import COLOURS, SHAPES, SceneConfig, render_scene
 from models.training.sources import CocoSource, scene_to_labelled, to_unit
 
@@ -152,9 +152,7 @@ def _make_optimiser(
 ) -> torch.optim.Optimizer:
     if name == "adamw":
         return torch.optim.AdamW([*backbone.parameters(), *heads.parameters()], learning_rate, weight_decay=1e-4)
-    names = matrix_names(backbone)
-    matrices = [parameter for name, parameter in backbone.named_parameters() if name in names]
-    others = [parameter for name, parameter in backbone.named_parameters() if name not in names]
+    matrices, others = split_matrices(backbone)
     groups: list[dict[str, Any]] = [{"params": matrices, "matrices": True}, {"params": [*others, *heads.parameters()]}]
     return Muon(groups, learning_rate, weight_decay=1e-4)
 

@@ -19,7 +19,7 @@ from models.grounding_dino.box_refiner import BoxRefiner, read_fine_maps
 from models.grounding_dino.features import GroundingModel
 from models.grounding_dino.forward import encode_image, encode_text, predict_coarsely
 from models.training.batches import StepBatches
-from models.training.muon import Muon, matrix_names
+from models.training.muon import Muon, split_matrices
 from models.training.refining import RefinerSamples, add_noisy_copies, find_samples, refine_samples, refiner_losses
 
 _FINAL_FACTOR = 0.02
@@ -100,9 +100,7 @@ def train_refiner(
     groups = list(alike.values())
     shares = np.array([len(group) for group in groups]) / len(images)
     backbone = model.model.backbone.conv_encoder.model
-    names = matrix_names(refiner)
-    matrices = [parameter for name, parameter in refiner.named_parameters() if name in names]
-    others = [parameter for name, parameter in refiner.named_parameters() if name not in names]
+    matrices, others = split_matrices(refiner)
     optimiser = Muon([{"params": matrices, "matrices": True}, {"params": others}], learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: min((step + 1) / 100, 1 - (1 - _FINAL_FACTOR) * step / steps)
