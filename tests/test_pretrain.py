@@ -89,9 +89,8 @@ def test_images_without_objects() -> None:
     assert level.grad is not None
 
 
-@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
-def test_both_optimisers_learn(tmp_path: Path, optimiser, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
-    pretrain_backbone(BACKBONE, batches(steps=30), tmp_path / "b.pt", None, 1e-2, optimiser, log_every=1)
+def test_it_learns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pretrain_backbone(BACKBONE, batches(steps=30), tmp_path / "b.pt", None, 1e-2, log_every=1)
     printed = [line.split() for line in capsys.readouterr().out.splitlines() if "loss" in line]
     losses = [float(words[words.index("loss") + 1]) for words in printed]
     assert sum(losses[-10:]) < 0.97 * sum(losses[:10])

@@ -18,7 +18,7 @@ from transformers import AutoBackbone, PretrainedConfig
 from models.grounding_dino.features import GroundingModel
 from models.training.augment import Labelled, crop_resize, flip_horizontal, random_window
 from models.training.checkpoint import save_atomically
-from models.training.muon import Muon, OptimiserName, split_matrices
+from models.training.muon import Muon, split_matrices
 from models.training.scenes import COLOURS, SHAPES, SceneConfig, render_scene
 from models.training.sources import CocoSource, scene_to_labelled, to_unit
 
@@ -101,10 +101,9 @@ def pretrain_backbone(
     output: Path,
     start: dict[str, Tensor] | None = None,
     learning_rate: float = 2e-3,
-    optimiser_name: OptimiserName = "adamw",
     log_every: int = 50,
 ) -> dict[str, Tensor]:
-    """Train a backbone on object centres and save its state.
+    """Train a backbone on object centres, by Muon, and save its state.
 
     Args:
         backbone_config: Of the detector's backbone; all its stages get heads.
@@ -112,7 +111,6 @@ def pretrain_backbone(
         output: File for the state; if it exists the training is done and the file is read.
         start: State of an earlier call to go on from; None starts from nothing.
         learning_rate: Peak of a one-cycle schedule.
-        optimiser_name: `muon` comes further in as many steps.
         log_every: Steps between printed lines.
 
     Returns:
@@ -127,7 +125,9 @@ def pretrain_backbone(
         backbone.load_state_dict(start, strict=False)
     backbone = backbone.to(memory_format=torch.channels_last)
     heads = nn.ModuleList(nn.Linear(width, len(batches.kinds) + len(COLOURS)) for width in backbone.channels)
-    optimiser = _make_optimiser(optimiser_name, backbone, heads, learning_rate)
+    matrices, others = split_matrices(backbone)
+    groups: list[dict[str, Any]] = [{"params": matrices, "matrices": True}, {"params": [*others, *heads.parameters()]}]
+    optimiser = Muon(groups, learning_rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=len(batches), pct_start=0.1)
     backbone.train()
     started = time.monotonic()
@@ -145,16 +145,6 @@ def pretrain_backbone(
     state = {key: value for key, value in backbone.state_dict().items() if not key.endswith("num_batches_tracked")}
     save_atomically(state, output)
     return state
-
-
-def _make_optimiser(
-    name: OptimiserName, backbone: nn.Module, heads: nn.Module, learning_rate: float
-) -> torch.optim.Optimizer:
-    if name == "adamw":
-        return torch.optim.AdamW([*backbone.parameters(), *heads.parameters()], learning_rate, weight_decay=1e-4)
-    matrices, others = split_matrices(backbone)
-    groups: list[dict[str, Any]] = [{"params": matrices, "matrices": True}, {"params": [*others, *heads.parameters()]}]
-    return Muon(groups, learning_rate, weight_decay=1e-4)
 
 
 def load_backbone(model: GroundingModel, state: Mapping[str, Tensor]) -> None:

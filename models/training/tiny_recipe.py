@@ -135,7 +135,7 @@ class TinyRecipe:
             cells = self._cells["windows"] if spec.cell_share else None
             centres = CentreBatches(self._scenes, cells, 0.15, 160, 16, spec.cycle, seed, spec.windows)
             file = folder / "backbone.pt"
-            state = pretrain_backbone(tiny_backbone(), centres, file, state, spec.learning_rate, "muon")
+            state = pretrain_backbone(tiny_backbone(), centres, file, state, spec.learning_rate)
             load_backbone(trainer.model, state)
         small = cast(MMGroundingDinoForObjectDetection, trainer.model)
         small = grow_decoder(small, spec.decoder_layers)
