@@ -3,7 +3,7 @@
 # make check    formatting, lint, types, import rules
 # make format   format the code
 # make picture draw docs/preview.jpg anew, with the demo
-# make tiny     train the two bundled models anew, into runs/ (three hours)
+# make tiny     train the two bundled models anew, into runs/ (hours)
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -64,7 +64,7 @@ THREADS := 2
 
 tiny: $(VENV)/.runtime
 	$(PYTHON) -m models.training.tiny_recipe --data $(DATA) --output $(RUNS)/tiny --threads $(THREADS)
-	$(PYTHON) -m models.training.segmenter --photos $(DATA)/coco_photos --output $(RUNS)/tiny-sam --steps 1800 --threads $(THREADS) --resume
+	$(PYTHON) -m models.training.segmenter --photos $(DATA)/coco_photos --output $(RUNS)/tiny-sam --threads $(THREADS) --resume
 	$(GROUNDLABEL) bench tiny --data $(DATA) --detector $(RUNS)/tiny/model --segmenter $(RUNS)/tiny-sam
 
 clean:
