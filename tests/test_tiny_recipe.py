@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from models.grounding_dino.box_refiner import refiner_of
+from models.grounding_dino.box_refiner import BoxRefiner, refiner_of
 from models.grounding_dino.features import GroundingModel
 from models.grounding_dino.load import read_grounding_dino
 from models.training import refining, tiny_recipe
@@ -57,6 +57,13 @@ def test_stages(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(refining, "FOUND_IOU", 0.0)  # a detector that has learned nothing finds nothing
     finished: list[GroundingModel] = []
     monkeypatch.setattr(TinyRecipe, "_finish", lambda _, model: finished.append(model))
+    refiners: list[BoxRefiner] = []
+
+    def make_refiner(channels: tuple[int, int], queries: int) -> BoxRefiner:
+        refiners.append(BoxRefiner(channels, queries))
+        return refiners[-1]
+
+    monkeypatch.setattr(tiny_recipe, "BoxRefiner", make_refiner)
     output = tmp_path / "output"
 
     TinyRecipe(data, output, evaluate_every=0).run(shapes_only=True)
@@ -68,6 +75,7 @@ def test_stages(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     TinyRecipe(data, output, evaluate_every=0).run()
     assert judged == [False, True, True]
+    assert len(refiners) == 1, "later rounds go on with what the second began"
     model, processor = read_grounding_dino(output / "detection" / "model")
     assert unknown_words(processor.tokenizer, [CELLS, "red circle"]) == []
     assert processor.image_processor.size == {"shortest_edge": 80, "longest_edge": 140}

@@ -138,8 +138,12 @@ class TinyRecipe:
             state = pretrain_backbone(tiny_backbone(), centres, file, state, spec.learning_rate)
             load_backbone(trainer.model, state)
         small = cast(MMGroundingDinoForObjectDetection, trainer.model)
-        small = grow_decoder(small, spec.decoder_layers)
-        trainer.use_model(widen(small) if spec.width > small.config.d_model else small)
+        if spec.decoder_layers > small.config.decoder_layers:
+            small = grow_decoder(small, spec.decoder_layers)
+        if spec.width > small.config.d_model:
+            small = widen(small)
+        if small is not trainer.model:
+            trainer.use_model(small)
         if spec.refiner:
             give_refiner(trainer.model)
         trainer.config = DenoisingConfig(queries=spec.denoising_queries)
