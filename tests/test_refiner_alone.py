@@ -49,7 +49,7 @@ def test_what_is_found_is_what_the_detector_predicts(tmp_path: Path, monkeypatch
         assert len(image.samples.boxes) == len(batch.targets[row].boxes)
         centres = (image.samples.boxes[:, :2] + image.samples.boxes[:, 2:]) / 2
         nearest = (centres[:, None] - boxes[row, :, :2]).abs().sum(2).min(1).values
-        assert nearest.max() < 1e-5 if len(nearest) else True
+        assert (nearest < 1e-5).all()
 
 
 def test_joined_images_keep_their_samples() -> None:

@@ -50,10 +50,11 @@ def test_stages(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     shapes = replace(SHAPES, cycle=1, steps=2, phases=(Phase(1.0, (64,)),))
     second = replace(DETECTION, cycle=1, steps=2, phases=(Phase(1.0, (64, 80)),), cell_share=0.5, min_objects=1)
+    shown = replace(REFINER.shown, steps=2, phases=(Phase(1.0, (64,)),), cell_share=0.5)
     rounds = {"shapes": shapes, "detection": second, "whole_cells": replace(second, cycle=0, cells="whole")}
     monkeypatch.setattr(tiny_recipe, "watch", watch)
     monkeypatch.setattr(tiny_recipe, "ROUNDS", rounds)
-    monkeypatch.setattr(tiny_recipe, "REFINER", replace(REFINER, images=16, side=64, steps=2, cell_share=0.5))
+    monkeypatch.setattr(tiny_recipe, "REFINER", replace(REFINER, shown=shown, steps=2))
     monkeypatch.setattr(refining, "FOUND_IOU", 0.0)  # a detector that has learned nothing finds nothing
     finished: list[GroundingModel] = []
     monkeypatch.setattr(TinyRecipe, "_finish", lambda _, model: finished.append(model))

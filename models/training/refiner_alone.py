@@ -19,10 +19,11 @@ from models.grounding_dino.box_refiner import BoxRefiner, read_fine_maps
 from models.grounding_dino.features import GroundingModel
 from models.grounding_dino.forward import encode_image, encode_text, predict_coarsely
 from models.training.batches import StepBatches
+from models.training.loop import LoopConfig
 from models.training.muon import Muon, split_matrices
 from models.training.refining import RefinerSamples, add_noisy_copies, find_samples, refine_samples, refiner_losses
 
-_FINAL_FACTOR = 0.02
+_WARM_UP = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,9 +103,8 @@ def train_refiner(
     backbone = model.model.backbone.conv_encoder.model
     matrices, others = split_matrices(refiner)
     optimiser = Muon([{"params": matrices, "matrices": True}, {"params": others}], learning_rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: min((step + 1) / 100, 1 - (1 - _FINAL_FACTOR) * step / steps)
-    )
+    rates = LoopConfig(steps, warmup=_WARM_UP, decay_from=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rates.rate_factor)
     rng = np.random.default_rng(seed)
     noise = torch.Generator().manual_seed(seed)
     started = time.monotonic()

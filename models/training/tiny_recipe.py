@@ -26,7 +26,7 @@ from models.grounding_dino.detector import DetectorSettings, GroundingDinoDetect
 from models.grounding_dino.features import GroundingModel
 from models.grounding_dino.load import write_grounding_dino
 from models.ontology import Ontology
-from models.training.batches import Phase, StepBatches
+from models.training.batches import StepBatches
 from models.training.checkpoint import save_atomically
 from models.training.criterion import LossWeights
 from models.training.denoising import DenoisingConfig
@@ -153,18 +153,7 @@ class TinyRecipe:
         """Train the detector's box refiner alone."""
         refiner = give_refiner(model)
         if not file.exists():
-            sampling = PromptSampling(hard_share=spec.hard_share, nothing_present=0.0, keep_present=1.0)
-            cells = self._cells["whole"]
-            scenes = replace(self._scenes, min_objects=spec.min_objects)
-            batches = StepBatches(
-                [SceneSource(scenes, (*TRAINED_PAIRS, *cells.names), sampling=sampling), cells],
-                [1 - spec.cell_share, spec.cell_share],
-                self._processor.tokenizer,
-                batch_size=8,
-                steps=spec.images // 8,
-                phases=(Phase(1.0, (spec.side,)),),
-                seed=spec.seed,
-            )
+            batches = self._batches(spec.shown, seed=len(ROUNDS))
             train_refiner(model, refiner, find_boxes(model, batches), spec.steps, learning_rate=spec.learning_rate)
             save_atomically(refiner.state_dict(), file)
         refiner.load_state_dict(torch.load(file, weights_only=True))
@@ -183,15 +172,15 @@ class TinyRecipe:
         folder = self._output / "model"
         write_grounding_dino(folder, model, self._processor, PROMPTS_PER_PASS, weights=torch.float16)
 
-    def _detect(self, trainer: DenoisingTrainer, spec: Round, seed: int, folder: Path) -> DenoisingTrainer:
-        """Train the detector of a round; return its averaged weights."""
+    def _batches(self, spec: Round, seed: int) -> StepBatches:
+        """Return what a round shows."""
         sampling = PromptSampling(
             hard_share=spec.hard_share, nothing_present=spec.nothing_present, keep_present=spec.keep_present
         )
         scenes = replace(self._scenes, min_objects=spec.min_objects)
         cells = self._cells[spec.cells]
         names = (*TRAINED_PAIRS, *cells.names) if spec.cell_share else TRAINED_PAIRS
-        batches = StepBatches(
+        return StepBatches(
             [SceneSource(scenes, names, sampling=sampling), cells],
             [1 - spec.cell_share, spec.cell_share],
             self._processor.tokenizer,
@@ -202,6 +191,8 @@ class TinyRecipe:
             alphas=(LossWeights().alpha, spec.cell_alpha),
         )
 
+    def _detect(self, trainer: DenoisingTrainer, spec: Round, seed: int, folder: Path) -> DenoisingTrainer:
+        """Train the detector of a round; return its averaged weights."""
         self._processor.image_processor.size = spec.size
         processor = self._processor if spec.cell_share else forget_words(self._processor, CELL_WORDS)
 
@@ -210,7 +201,7 @@ class TinyRecipe:
 
         loop = Loop(
             trainer,
-            batches,
+            self._batches(spec, seed),
             folder,
             LoopConfig(
                 steps=spec.steps,

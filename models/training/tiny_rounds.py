@@ -113,24 +113,25 @@ class RefinerRound:
     """The last round, which leaves the detector as it is and trains its box refiner alone.
 
     Attributes:
-        images: How many the detector looks at; cells are shown whole.
-        side: Their shorter side, pixels.
-        cell_share: Share of them that show blood cells.
-        steps: Of 4 of them.
+        shown: Steps of 8 images that the detector looks at once; of this round what it shows counts.
+        steps: Of 4 of those images.
         learning_rate: Peak.
-        min_objects: Fewest objects of a scene; all of them are asked for.
-        hard_share: As in `Round`.
-        seed: Of the images.
     """
 
-    images: int = 2400
-    side: int = 320
-    cell_share: float = 0.17
-    steps: int = 4000
-    learning_rate: float = 5e-3
-    min_objects: int = 7
-    hard_share: float = 0.85
-    seed: int = len(ROUNDS)
+    shown: Round
+    steps: int
+    learning_rate: float
 
 
-REFINER = RefinerRound()
+REFINER = RefinerRound(
+    replace(
+        WHOLE_CELLS,
+        steps=300,
+        phases=(Phase(1.0, (320,)),),
+        nothing_present=0.0,
+        keep_present=1.0,
+        cell_share=0.17,
+    ),
+    steps=4000,
+    learning_rate=5e-3,
+)
