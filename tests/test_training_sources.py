@@ -54,6 +54,19 @@ def test_samples_are_true(tmp_path: Path, mosaic_share: float) -> None:
             np.testing.assert_allclose(sample.boxes_xyxy[0], find(sample.image), atol=2.5)
 
 
+def test_square_batches_of_wide_images(tmp_path: Path) -> None:
+    coco = source(tmp_path, aspect=1.0, zoom=(0.5, 0.8), quarter_turns=True)
+    assert coco.aspect == 1.0
+    found = 0
+    for seed in range(12):
+        sample = coco.draw(np.random.default_rng(seed), (80, 80))
+        assert sample.image.shape == (80, 80, 3)
+        if len(sample.boxes_xyxy) == 1:
+            np.testing.assert_allclose(sample.boxes_xyxy[0], find(sample.image), atol=2.5)
+            found += 1
+    assert found > 3
+
+
 def test_only_quarter_turns_stand_images_on_end(tmp_path: Path) -> None:
     """Drawn whole, the thing of 30 × 30 in an image of 90 × 60 is as large on end, and its image leaves grey beside."""
 

@@ -127,6 +127,7 @@ class CocoSource:
         cached: Most images kept in memory.
         read: Reads an image file.
         colour: Largest share by which brightness, contrast and saturation change.
+        aspect: Width over height of its batches; None takes the images' median.
 
     Raises:
         ValueError: The file holds no image.
@@ -146,6 +147,7 @@ class CocoSource:
         cached: int = 2000,
         read: Callable[[Path], NDArray[np.uint8]] = read_rgb,
         colour: float = 0.2,
+        aspect: float | None = None,
     ) -> None:
         data = json.loads(annotations.read_text(encoding="utf-8"))
         names = {category["id"]: str(category["name"]).lower() for category in data["categories"]}
@@ -159,7 +161,7 @@ class CocoSource:
         if not self._entries:
             raise ValueError(f"{annotations} holds no image to train on")
         sides = [(record["width"], record["height"]) for record in data["images"]]
-        self.aspect = float(np.median([width / height for width, height in sides]))
+        self.aspect = aspect or float(np.median([width / height for width, height in sides]))
         self._short_sides = {record["id"]: min(record["width"], record["height"]) for record in data["images"]}
         self.short_side = float(np.median(list(self._short_sides.values())))
         self._sampling, self._vertical_flip = sampling, vertical_flip

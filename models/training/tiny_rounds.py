@@ -89,7 +89,7 @@ DETECTION = Round(
     learning_rate=2e-3,
     windows=(0.35, 0.7),
     steps=1900,
-    phases=(Phase(0.45, EARLY_SIZES), Phase(1.0, USED_SIZES)),
+    phases=(Phase(0.6, EARLY_SIZES), Phase(1.0, USED_SIZES)),
 )
 WHOLE_CELLS = replace(
     DETECTION,
