@@ -98,7 +98,7 @@ WHOLE_CELLS = replace(
     phases=(Phase(1.0, USED_SIZES),),
     nothing_present=0.25,
     detection_rate=1e-3,
-    cell_share=0.4,
+    cell_share=0.6,
     cells="whole",
 )
 ROUNDS = {"shapes": SHAPES, "detection": DETECTION, "whole_cells": WHOLE_CELLS}
