@@ -160,8 +160,8 @@ class CocoSource:
                 self._objects[annotation["image_id"]].append((annotation["bbox"], names[annotation["category_id"]]))
         if not self._entries:
             raise ValueError(f"{annotations} holds no image to train on")
-        sides = [(record["width"], record["height"]) for record in data["images"]]
-        self.aspect = aspect or float(np.median([width / height for width, height in sides]))
+        shapes = [record["width"] / record["height"] for record in data["images"]]
+        self.aspect = float(np.median(shapes)) if aspect is None else aspect
         self._short_sides = {record["id"]: min(record["width"], record["height"]) for record in data["images"]}
         self.short_side = float(np.median(list(self._short_sides.values())))
         self._sampling, self._vertical_flip = sampling, vertical_flip

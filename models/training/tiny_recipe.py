@@ -53,11 +53,11 @@ from models.training.widen import widen
 
 PROMPTS_PER_PASS = 40
 """The largest prompt set of training; larger passes were never seen."""
+CELL_WINDOWS = (0.375, 0.86)
+"""Sides of the windows of blood cells, in longer sides of their images. Cells are as large in them as in windows of
+half to 1.15 of an image; as the windows are square, a step takes about three quarters of the time."""
 WATCH_SEED = 850_000
 """First seed of the scenes that training is watched by; it never draws so small ones itself."""
-CELL_WINDOWS = (0.375, 0.86)
-"""Sides of the windows of blood cells, in widths of their images. Cells are as large in them as in windows of half to
-1.15 of an image; as the windows are square, a step takes about three quarters of the time."""
 THRESHOLD_SEED = 860_000
 """First seed of the scenes on which the best threshold is looked for."""
 

@@ -32,8 +32,8 @@ class Round:
         keep_present: Chance of each class that is there to be asked for.
         cell_share: Share of the steps that see blood cells instead of scenes.
         cell_alpha: Weight of positives in the cells' focal loss; .25 as in scenes, more because labels are missing.
-        cells: How blood cells are shown: windows of the images, turned by quarters, too, and changed more in colour, or
-            whole images.
+        cells: How blood cells are shown: square windows of the images, turned by quarters, too, and changed more in
+            colour, or whole images.
         ema: Decay of the averaged weights; 0 keeps the last ones.
         refiner: Whether the detector has a box refiner from this round on.
     """
