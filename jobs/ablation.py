@@ -1,6 +1,6 @@
 """`python -m jobs.ablation`: train the arms of the ablation and print the table that docs/ablation.md shows.
 
-    python -m jobs.ablation --backbone runs/tiny/shapes/backbone_0.pt --output runs/ablation --steps 600
+    python -m jobs.ablation --backbone runs/tiny/shapes/backbone.pt --output runs/ablation --steps 600
 
 Each arm and seed leaves a line in `results.csv` and is skipped when it is there.
 """
