@@ -12,6 +12,7 @@ round's, with scores moved so that the default threshold is the best one.
 
 import argparse
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -70,6 +71,17 @@ def give_refiner(model: GroundingModel) -> BoxRefiner:
         refiner = BoxRefiner(fine_channels(model.model.backbone.conv_encoder.model), model.config.d_model)
         model.box_refiner = refiner
     return refiner
+
+
+def mix_earlier(module: nn.Module, earlier: Mapping[str, Tensor], share: float) -> None:
+    """Move a module's weights and running statistics, in place, by `share` of the way to those of an earlier state.
+
+    A weight of several names is moved once; buffers that are not in the state are constants.
+    """
+    with torch.no_grad():
+        for name, weights in (*module.named_parameters(), *module.named_buffers()):
+            if name in earlier and weights.is_floating_point():
+                weights.lerp_(earlier[name], share)
 
 
 def watch(model: nn.Module, processor: GroundingDinoProcessor, cells: CocoSource | None) -> Mapping[str, float]:
@@ -151,7 +163,10 @@ class TinyRecipe:
         if spec.refiner:
             give_refiner(trainer.model)
         trainer.config = DenoisingConfig(queries=spec.denoising_queries)
-        return self._detect(trainer, spec, seed, folder)
+        earlier = deepcopy(trainer.state_dict())
+        trained = self._detect(trainer, spec, seed, folder)
+        mix_earlier(trained, earlier, spec.earlier_share)
+        return trained
 
     def _refine(self, model: GroundingModel, spec: RefinerRound, file: Path) -> None:
         """Train the detector's box refiner alone."""
