@@ -20,7 +20,7 @@ _GRID = np.arange(0.1, 0.9, 0.01)
 _SMOOTHED = 5
 """F1 is flat around its best; the mean over this many grid points keeps one lucky point from deciding."""
 _AS_GOOD = 0.005
-"""A difference of F1 that is none: over a thousand objects its standard error is larger."""
+"""A loss of F1 that does not count: F1 itself has a standard error of .008 over 1,300 objects."""
 
 
 def match_scores(truth: Sequence[Labelled], found: Sequence[tuple[Detections, Sequence[str]]]) -> FloatArray:

@@ -109,8 +109,7 @@ ROUNDS = {"shapes": SHAPES, "detection": DETECTION, "whole_cells": WHOLE_CELLS}
 cells as well, fuller scenes, and images as large as in use: there the exactness of boxes is decided, and with prompt
 sets of which nothing is there, how many false boxes are left. The third shows cells in whole images: most of those that
 have no label lie at an image's border, which a window hides. As it shows few scenes, a fifth of the weights before it
-stays, which know referring expressions better (Wortsman et al. 2022, "Robust fine-tuning of zero-shot
-models", section 3)."""
+stays, which know referring expressions better (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models")."""
 
 
 @dataclass(frozen=True)
