@@ -77,6 +77,19 @@ def test_a_phase_may_have_sources_of_its_own(grounding_processor) -> None:
     assert set(widths[:10]) == {1.0, 2.0, 0.5}
 
 
+def test_phases_follow_the_time_where_it_is_further(grounding_processor) -> None:
+    batches = steps(grounding_processor)
+
+    def short_side(step: int) -> int:
+        return min(batches[step].pixel_values.shape[2:])
+
+    assert (short_side(9), short_side(10) > 32) == (32, True)
+    batches.set_share_done(0.4)
+    assert (short_side(0), short_side(10) > 32) == (32, True)
+    batches.set_share_done(0.5)
+    assert short_side(0) > 32
+
+
 def test_a_step_is_always_the_same(grounding_processor) -> None:
     one, two = steps(grounding_processor)[7], steps(grounding_processor)[7]
     assert torch.equal(one.pixel_values, two.pixel_values)

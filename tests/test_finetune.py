@@ -246,11 +246,6 @@ def test_images_are_whole_at_the_end(whole_from: float, untils: list[float], who
         assert (min(phase.short_sides) == 160) == (start < 0.6)
 
 
-def test_a_time_limit_leaves_steps_over_and_moves_the_phases_ahead() -> None:
-    phases = plan_phases({"shortest_edge": 224, "longest_edge": 384}, 1.0, FinetuneConfig(minutes=10, whole_from=0.77))
-    assert [phase.until for phase in phases] == pytest.approx([0.6 / 1.1, 0.7, 1.0])
-
-
 @pytest.mark.parametrize(
     ("wanted", "smallest", "largest", "chosen"),
     [

@@ -104,6 +104,15 @@ def test_without_resume_it_starts_anew(make_loop) -> None:
     assert make_loop("elsewhere", resume=True).step == 0
 
 
+def test_the_batches_are_told_how_much_time_is_over(make_loop) -> None:
+    loop = make_loop(minutes=1e-6)
+    loop.run()
+    assert loop._batches._share_done > 1
+    unlimited = make_loop("unlimited")
+    unlimited.run()
+    assert unlimited._batches._share_done == 0
+
+
 def test_minutes_end_a_run_with_a_checkpoint(make_loop, tmp_path: Path) -> None:
     loop = make_loop(minutes=1e-6)
     loop.run()

@@ -1,4 +1,7 @@
-"""Batches as a pure function of the step: the same step gives the same batch, however often a run was resumed."""
+"""Batches as a pure function of the step: the same step gives the same batch, however often a run was resumed.
+
+Under a time limit alone the image sizes and the sources depend on the time spent, too.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +23,7 @@ class Phase:
     """A stretch of training at one set of image sizes.
 
     Attributes:
-        until: Share of all steps at which it ends, in (0, 1].
+        until: Share of all steps, or of a time limit, at which it ends, in (0, 1].
         short_sides: Shorter image sides in pixels; each step draws one (multi-scale training).
         shares: Probability of each source for a step; None leaves that to the batches.
     """
@@ -102,14 +105,23 @@ class StepBatches(Dataset[Batch]):
         self._shares = tuple(shares)
         self._alphas = alphas
         self._steps, self._phases, self._seed, self._rank = steps, list(phases), seed, rank
+        self._share_done = torch.zeros((), dtype=torch.float64).share_memory_()
 
     def __len__(self) -> int:
         return self._steps
 
+    def set_share_done(self, share: float) -> None:
+        """Say which share of a time limit is over: phases follow it where it is further than the steps.
+
+        A loader's process sees it too, and makes a batch or two ahead.
+        """
+        self._share_done.fill_(share)
+
     def __getitem__(self, step: int) -> Batch:
         """Make the batch of a step: one source, one image size, fresh samples."""
         common = np.random.default_rng([self._seed, step])
-        phase = next(phase for phase in self._phases if step < phase.until * self._steps or phase is self._phases[-1])
+        done = max(step / self._steps, self._share_done.item())
+        phase = next(phase for phase in self._phases if done < phase.until or phase is self._phases[-1])
         shares = np.asarray(self._shares if phase.shares is None else phase.shares, float)
         chosen = int(common.choice(len(self._sources), p=shares / shares.sum()))
         source = self._sources[chosen]

@@ -188,7 +188,7 @@ def plan_phases(size: dict[str, int], aspect: float, config: FinetuneConfig) -> 
     Args:
         size: `shortest_edge` and `longest_edge`, pixels.
         aspect: Width over height of the batches.
-        config: Says from when on images are whole, and whether a time limit leaves some steps over.
+        config: Says from when on images are whole.
 
     Returns:
         Phases of two sources, of varied images and of whole ones.
@@ -198,11 +198,10 @@ def plan_phases(size: dict[str, int], aspect: float, config: FinetuneConfig) -> 
     short = min(size["shortest_edge"], size["longest_edge"] / max(aspect, 1 / aspect))
     sides = [max(round(short * share / 16), 2) * 16 for share in (0.7, 0.85, 1.0)]
     last = [max(round(short * share / 16), 2) * 16 for share in (0.93, 1.0)]
-    used = 1.0 if config.minutes is None else 1 / _SPARE
     starts = sorted({0.0, _FULL_SIZE_FROM, config.whole_from} - {1.0})
     return [
         Phase(
-            until * used if until < 1 else 1.0,
+            until,
             tuple(sides if start < _FULL_SIZE_FROM else last),
             (0.0, 1.0) if start >= config.whole_from else (1.0, 0.0),
         )

@@ -61,10 +61,14 @@ class LoopConfig:
     minutes: float | None = None
     optimiser: OptimiserName = "adamw"
 
+    def share_of_time(self, minutes_spent: float) -> float:
+        """Return which share of the time limit is over; 0 without one."""
+        return 0.0 if self.minutes is None else minutes_spent / self.minutes
+
     def rate_factor(self, step: int, minutes_spent: float = 0.0) -> float:
         """Return the share of the peak rate at a step; under a time limit the time spent may be further than it."""
         if self.minutes is not None:
-            done = max(step / self.steps, minutes_spent / self.minutes)
+            done = max(step / self.steps, self.share_of_time(minutes_spent))
             fall = (done - self.decay_from) / max(1 - self.decay_from, 1e-9)
         else:
             start = self.decay_from * self.steps
@@ -174,12 +178,15 @@ class Loop:
         remaining = torch.utils.data.Subset(self._batches, range(self.step, self.config.steps))
         loader = DataLoader(remaining, batch_size=None, num_workers=1 if len(remaining) else 0)
         started, spent_before = time.monotonic(), self._spent
+        self._batches.set_share_done(self.config.share_of_time(self._spent / 60))
         figures: Mapping[str, float] = {}
         self._runner.train()
         for batch in loader:
             terms = self.train_step(batch)
             self._spent = self._agreed(spent_before + time.monotonic() - started)
-            out_of_time = self.config.minutes is not None and self._spent > self.config.minutes * 60
+            share = self.config.share_of_time(self._spent / 60)
+            self._batches.set_share_done(share)
+            out_of_time = share > 1
             last = self.step == self.config.steps or out_of_time
             if self.step % 25 == 0 or last:
                 self._log(terms)
