@@ -24,7 +24,7 @@ class FinetuneConfig:
     minutes: float | None = field(default=None, metadata={"help": "train for this long, instead of --epochs"})
     batch_size: int = field(default=8, metadata={"help": "images a step, for each worker"})
     learning_rate: float | None = field(
-        default=None, metadata={"help": "peak learning rate (default: 6e-4 under 20 million parameters, else 1e-4)"}
+        default=None, metadata={"help": "peak learning rate (default: 2e-3 under 20 million parameters, else 1e-4)"}
     )
     size: int | None = field(
         default=None,

@@ -292,11 +292,11 @@ def _backward(trainer: DenoisingTrainer, batch: Any, device: torch.device) -> fl
 
 
 def plan_loop(plan: TrainingPlan, parameters: int) -> LoopConfig:
-    """Return how the loop optimises: a small model takes a high rate, a pretrained large one a low."""
+    """Return how the loop optimises: a small model by Muon at a high rate, a pretrained large one by AdamW at a low."""
     small = parameters < SMALL_MODEL
     return LoopConfig(
         steps=plan.steps,
-        learning_rate=plan.config.learning_rate or (6e-4 if small else 1e-4),
+        learning_rate=plan.config.learning_rate or (2e-3 if small else 1e-4),
         backbone_factor=0.5 if small else 0.1,
         warmup=min(300, plan.steps // 20),
         decay_from=0.6,
@@ -305,4 +305,5 @@ def plan_loop(plan: TrainingPlan, parameters: int) -> LoopConfig:
         save_every=max(1, min(500, round(_SAVE_SECONDS / plan.step_seconds))),
         evaluate_every=plan.evaluate_every,
         minutes=plan.config.minutes,
+        optimiser="muon" if small else "adamw",
     )

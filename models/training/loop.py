@@ -43,7 +43,7 @@ class LoopConfig:
         save_every: Steps between checkpoints.
         evaluate_every: Steps between evaluations; 0 for the end alone.
         minutes: Stop (with a checkpoint) after this time, and let the rate fall with it; None for no limit.
-        optimiser: `muon` comes further in as many steps, where a model learns from nothing.
+        optimiser: `muon` brings a small model further in as many steps.
     """
 
     steps: int
