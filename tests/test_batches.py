@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from models.training.batches import Phase, StepBatches, collate, sample_to_target
 from models.training.prompts import Sample
@@ -88,6 +89,15 @@ def test_phases_follow_the_time_where_it_is_further(grounding_processor) -> None
     assert (short_side(0), short_side(10) > 32) == (32, True)
     batches.set_share_done(0.5)
     assert short_side(0) > 32
+
+
+def test_a_loaders_process_sees_the_time(grounding_processor) -> None:
+    batches = steps(grounding_processor)
+    loaded = iter(DataLoader(batches, batch_size=None, num_workers=1, prefetch_factor=2))
+    assert min(next(loaded).pixel_values.shape[2:]) == 32
+    batches.set_share_done(0.5)
+    shapes = [min(next(loaded).pixel_values.shape[2:]) for _ in range(8)]
+    assert all(side > 32 for side in shapes[3:])
 
 
 def test_a_step_is_always_the_same(grounding_processor) -> None:
