@@ -42,7 +42,7 @@ class LoopConfig:
         seed: Of batches and noise.
         save_every: Steps between checkpoints.
         evaluate_every: Steps between evaluations; 0 for the end alone.
-        minutes: Stop (with a checkpoint) after this time, and let the rate fall with it; None for no limit.
+        minutes: Stop (with a checkpoint) after this time, which the rate and what is shown follow; None for no limit.
         optimiser: `muon` brings a small model further in as many steps.
     """
 
