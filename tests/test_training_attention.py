@@ -5,12 +5,12 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers.models.grounding_dino.modeling_grounding_dino import MultiScaleDeformableAttention
+from transformers import GroundingDinoConfig
+from transformers.models.grounding_dino.modeling_grounding_dino import GroundingDinoMultiscaleDeformableAttention
 
 from models.training.attention import use_fused_attention
 from models.training.batches import collate
 from models.training.criterion import grounding_loss
-from models.training.deformable import sample_levels
 from models.training.denoising import DenoisingConfig
 from models.training.forward import DenoisingTrainer
 from tests.grounding_models import NAMED_SAMPLES
@@ -57,40 +57,66 @@ def test_a_step_is_that_of_transformers_modules(grounding_model, grounding_proce
         )
 
 
-@pytest.mark.parametrize("spread", [0.4, 3.0])
-@pytest.mark.parametrize(("heads", "points"), [(1, 1), (2, 3)])
-def test_sampling_is_transformers(spread: float, heads: int, points: int) -> None:
-    """Values and gradients; a spread of 3 lies mostly outside of the image."""
+def both_kinds(heads: int, points: int, reach: float = 1.0) -> tuple[nn.Module, nn.Module]:
+    """Return a deformable attention of transformers with random weights, and the same as training has it."""
+    torch.manual_seed(0)
+    config = GroundingDinoConfig(d_model=8, num_feature_levels=len(LEVEL_HW))
+    plain = GroundingDinoMultiscaleDeformableAttention(config, heads, points)
+    for parameter in plain.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    with torch.no_grad():
+        plain.sampling_offsets.bias *= reach
+    fused = nn.ModuleList([copy.deepcopy(plain)])
+    use_fused_attention(fused)
+    return plain, fused[0]
+
+
+def inputs(coordinates: int) -> dict[str, Tensor]:
+    """Return random inputs for two images; the second's last tokens are padding."""
     generator = torch.Generator().manual_seed(0)
     size = sum(height * width for height, width in LEVEL_HW)
-    value = torch.randn(2, size, heads, 4, generator=generator)
-    places = 0.5 + spread * (torch.rand(2, 6, heads, len(LEVEL_HW), points, 2, generator=generator) - 0.5) * 2
-    weights = torch.rand(2, 6, heads, len(LEVEL_HW), points, generator=generator)
-    direction = torch.randn(2, 6, heads * 4, generator=generator)
+    seen = torch.ones(2, size, dtype=torch.bool)
+    seen[1, -5:] = False
+    return {
+        "hidden_states": torch.randn(2, 6, 8, generator=generator),
+        "attention_mask": seen,
+        "encoder_hidden_states": torch.randn(2, size, 8, generator=generator),
+        "position_embeddings": torch.randn(2, 6, 8, generator=generator),
+        "reference_points": torch.rand(2, 6, len(LEVEL_HW), coordinates, generator=generator),
+    }
 
-    def run(sample) -> list[Tensor]:  # type: ignore[no-untyped-def]
-        leaves = [tensor.clone().requires_grad_(True) for tensor in (value, places, weights)]
-        read = sample(*leaves)
+
+def attend(attention: nn.Module, given: dict[str, Tensor]) -> Tensor:
+    read: Tensor = attention(**given, spatial_shapes=torch.tensor(LEVEL_HW), spatial_shapes_list=LEVEL_HW)[0]
+    return read
+
+
+@pytest.mark.parametrize("reach", [1.0, 20.0])
+@pytest.mark.parametrize("coordinates", [2, 4])
+@pytest.mark.parametrize(("heads", "points"), [(1, 1), (2, 3)])
+def test_deformable_attention_is_transformers(coordinates: int, heads: int, points: int, reach: float) -> None:
+    """Values and all gradients, around points and boxes; with a reach of 20 most samples lie outside of the image."""
+    direction = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(1))
+
+    def run(attention: nn.Module) -> list[Tensor]:
+        given = {name: value.clone() for name, value in inputs(coordinates).items()}
+        leaves = [value.requires_grad_(True) for name, value in given.items() if name != "attention_mask"]
+        read = attend(attention, given)
         (read * direction).sum().backward()
-        return [read.detach(), *(leaf.grad for leaf in leaves)]
+        gradients = [leaf.grad for leaf in (*leaves, *attention.parameters())]
+        return [read.detach(), *(gradient for gradient in gradients if gradient is not None)]
 
-    theirs = MultiScaleDeformableAttention()
-    expected = run(lambda v, p, w: theirs(v, torch.tensor(LEVEL_HW), LEVEL_HW, None, p, w, 64))
-    for mine, their in zip(run(lambda v, p, w: sample_levels(v, LEVEL_HW, p, w)), expected, strict=True):
-        torch.testing.assert_close(mine, their, atol=1e-5, rtol=1e-4)
+    plain, fused = both_kinds(heads, points, reach)
+    assert type(plain) is not type(fused)
+    expected, mine = run(plain), run(fused)
+    assert len(expected) == len(mine) == 1 + 4 + 8
+    for my, their in zip(mine, expected, strict=True):
+        torch.testing.assert_close(my, their, atol=2e-5 * float(their.abs().max()), rtol=1e-4)
 
 
 def test_a_trained_detector_still_samples_in_16_bits() -> None:
-    """Under autocast values and weights are in 16 bits and places are not: left to transformers' own module."""
-    generator = torch.Generator().manual_seed(0)
-    value = torch.randn(1, sum(height * width for height, width in LEVEL_HW), 2, 4, generator=generator)
-    places = torch.rand(1, 6, 2, len(LEVEL_HW), 3, 2, generator=generator)
-    weights = torch.rand(1, 6, 2, len(LEVEL_HW), 3, generator=generator)
-    plain, fused = (nn.ModuleList([MultiScaleDeformableAttention()]) for _ in range(2))
-    use_fused_attention(fused)
+    """Under autocast projections are in 16 bits: left to transformers' own module."""
+    plain, fused = both_kinds(2, 3)
     with torch.autocast("cpu", torch.bfloat16):
-        expected, read = (
-            sampler(value.bfloat16(), torch.tensor(LEVEL_HW), LEVEL_HW, None, places, weights.bfloat16(), 64)
-            for sampler in (plain[0], fused[0])
-        )
+        expected, read = (attend(attention, inputs(4)) for attention in (plain, fused))
     torch.testing.assert_close(read, expected, atol=0, rtol=0)

@@ -21,7 +21,7 @@ from torch.nn.functional import relu
 from torchvision.ops import box_convert
 from transformers.models.resnet.modeling_resnet import ResNetBackbone
 
-from models.grounding_dino.region_sampling import sample_regions
+from models.grounding_dino.region_sampling import Regions, sample_regions
 
 COLUMNS = 16
 """Places across a side that are told apart."""
@@ -101,24 +101,18 @@ class BoxRefiner(nn.Module):
             boxes: (N, 4), x1 y1 x2 y2 relative to the image.
             queries: (N, d), the decoder's normalised queries.
         """
-
-        def read(regions: Tensor, height: int, width: int) -> Tensor:
-            stem, first = (
-                project(sample_regions(source, images, regions, height, width))
-                for source, project in zip(maps, self.project, strict=True)
-            )
-            return relu(stem + first)
-
         sizes = boxes[:, 2:] - boxes[:, :2]
         around = torch.cat([boxes[:, :2] - _MARGIN * sizes, boxes[:, 2:] + _MARGIN * sizes], dim=1)
-        context = relu(self.context(read(around, _CONTEXT, _CONTEXT))).flatten(1)
+        asked = [Regions(around, _CONTEXT, _CONTEXT), *(_strip(boxes, sizes, side) for side in range(4))]
+        stem, first = self.project
+        read = zip(*(sample_regions(source, images, asked) for source in maps), strict=True)
+        context, *sides = (relu(stem(fine) + first(coarse)) for fine, coarse in read)
+        context = relu(self.context(context)).flatten(1)
         state = relu(self.join(torch.cat([context, queries, sizes.clamp(min=1e-4).log()], dim=1)))
         scales, shifts = self.film(state).view(-1, 4, 2, self.width, 1, 1).unbind(2)
         strips = []
-        for side, project in enumerate(self.sides):
-            upright = side % 2 == 0
-            strip = read(_strip(boxes, sizes, side), ROWS if upright else COLUMNS, COLUMNS if upright else ROWS)
-            strip = strip if upright else strip.transpose(2, 3)
+        for side, (strip, project) in enumerate(zip(sides, self.sides, strict=True)):
+            strip = strip if side % 2 == 0 else strip.transpose(2, 3)
             strip = strip if side < 2 else strip.flip(3)
             strips.append(relu((project(strip) + self.place) * (1 + scales[:, side]) + shifts[:, side]))
         joint = torch.stack(strips, dim=1).flatten(0, 1)
@@ -211,11 +205,11 @@ def read_refiner(folder: Path, settings: dict[str, Any]) -> BoxRefiner:
     return refiner
 
 
-def _strip(boxes: Tensor, sizes: Tensor, side: int) -> Tensor:
-    """Return (N, 4), the region along a side: 0 left, 1 top, 2 right, 3 bottom."""
+def _strip(boxes: Tensor, sizes: Tensor, side: int) -> Regions:
+    """Return the N regions along a side: 0 left, 1 top, 2 right, 3 bottom."""
     axis = side % 2
-    region = torch.cat([boxes[:, :2] - _OVERHANG * sizes, boxes[:, 2:] + _OVERHANG * sizes], dim=1)
+    corners = torch.cat([boxes[:, :2] - _OVERHANG * sizes, boxes[:, 2:] + _OVERHANG * sizes], dim=1)
     reach = REACH * sizes[:, axis]
-    region[:, axis] = boxes[:, side] - reach
-    region[:, axis + 2] = boxes[:, side] + reach
-    return region
+    corners[:, axis] = boxes[:, side] - reach
+    corners[:, axis + 2] = boxes[:, side] + reach
+    return Regions(corners, *((ROWS, COLUMNS) if axis == 0 else (COLUMNS, ROWS)))

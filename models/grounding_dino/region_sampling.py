@@ -4,39 +4,66 @@ roi_align reads a map channel by channel, and copies all of one whose channels l
 sample is a weighted sum of four rows of channels, and nothing else of the map is touched. The numbers are the same.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 
-def sample_regions(source: Tensor, images: Tensor, regions: Tensor, height: int, width: int) -> Tensor:
-    """Sample each region in the middles of height × width equal parts, bilinearly.
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """Regions of one purpose, and how they are sampled.
+
+    Attributes:
+        corners: (N, 4), x1 y1 x2 y2 relative to the map's sides; they carry no gradient.
+        height: Samples down a region.
+        width: Samples across it.
+    """
+
+    corners: Tensor
+    height: int
+    width: int
+
+
+def sample_regions(source: Tensor, images: Tensor, asked: Sequence[Regions]) -> list[Tensor]:
+    """Sample regions in the middles of height × width equal parts, bilinearly.
+
+    All are read at once: so a map gets one gradient, not one for each purpose, which are as large as itself.
 
     Args:
         source: (B, C, H, W) float; best in channels-last memory, others are copied.
-        images: (N,) int64, which of the B maps each region is of.
-        regions: (N, 4), x1 y1 x2 y2 relative to the map's sides; they carry no gradient.
-        height: Samples down a region.
-        width: Samples across it.
+        images: (N,) int64, which of the B maps the regions of each row are of.
+        asked: Regions of one or more purposes, N of each.
 
     Returns:
-        (N, C, height, width) in channels-last memory, of the map's dtype. A sample within a pixel outside of the map is
-        its border, one further away is 0. N = 0 gives none.
+        For each purpose (N, C, height, width) in channels-last memory, of the map's dtype. A sample within a pixel
+        outside of the map is its border, one further away is 0. N = 0 gives none.
     """
     count, channels, rows, columns = source.shape
-    regions = regions.detach().float()
-    left, across, x_shares = _bracket(regions[:, 0], regions[:, 2], width, columns)
-    top, down, y_shares = _bracket(regions[:, 1], regions[:, 3], height, rows)
+    corners = [_find_corners(regions, images, rows, columns) for regions in asked]
+    places, shares = (torch.cat(parts) for parts in zip(*corners, strict=True))
+    table = source.permute(0, 2, 3, 1).reshape(count * rows * columns, channels)
+    samples = embedding_bag(places, table, mode="sum", per_sample_weights=shares.to(source.dtype))
+    each = samples.split([len(part) for part, _ in corners])
+    return [
+        part.view(-1, regions.height, regions.width, channels).permute(0, 3, 1, 2)
+        for part, regions in zip(each, asked, strict=True)
+    ]
+
+
+def _find_corners(regions: Regions, images: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+    """Return which four rows of the maps' table each sample is a sum of, (N × height × width, 4), and their shares."""
+    corners = regions.corners.detach().float()
+    left, across, x_shares = _bracket(corners[:, 0], corners[:, 2], regions.width, columns)
+    top, down, y_shares = _bracket(corners[:, 1], corners[:, 3], regions.height, rows)
     x = torch.stack([left, across], dim=-1)[:, None, :, None]
     y = torch.stack([top, down], dim=-1)[:, :, None, :, None]
     places = (images[:, None, None, None, None] * rows + y) * columns + x
     shares = y_shares[:, :, None, :, None] * x_shares[:, None, :, None]
-    table = source.permute(0, 2, 3, 1).reshape(count * rows * columns, channels)
-    corners = (len(regions) * height * width, 4)
-    samples = embedding_bag(
-        places.view(corners), table, mode="sum", per_sample_weights=shares.to(source.dtype).view(corners)
-    )
-    return samples.view(len(regions), height, width, channels).permute(0, 3, 1, 2)
+    samples = (len(corners) * regions.height * regions.width, 4)
+    return places.view(samples), shares.view(samples)
 
 
 def _bracket(first: Tensor, last: Tensor, count: int, side: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -20,7 +20,7 @@ from transformers.models.mm_grounding_dino.modeling_mm_grounding_dino import (
 )
 
 from models.grounding_dino.heads import attend, join_heads, split_heads
-from models.training.deformable import SAMPLERS
+from models.training.deformable import SUMMED_ROWS
 
 
 class _FusedBoth(nn.Module):
@@ -111,7 +111,7 @@ class _FusedMMGrounding(_Fused, MMGroundingDinoMultiheadAttention):  # type: ign
 
 
 _FUSED: dict[type[nn.Module], Any] = {
-    **SAMPLERS,
+    **SUMMED_ROWS,
     GroundingDinoBiMultiHeadAttention: _FusedBothGrounding,
     MMGroundingDinoBiMultiHeadAttention: _FusedBothMMGrounding,
     GroundingDinoMultiheadAttention: _FusedGrounding,

@@ -57,11 +57,16 @@ def _iterate_on_squares(flat: Tensor) -> Tensor:
     """Do the same for matrices much wider than high: each step is a factor from the left, made of (N, R, R) alone."""
     first, second, third = _ITERATION
     square = flat @ flat.mT
-    factor = identity = torch.eye(flat.shape[1], dtype=flat.dtype, device=flat.device).expand_as(square)
-    for _ in range(_ITERATIONS):
-        step = torch.baddbmm(square, square, square, beta=second, alpha=third).add_(identity, alpha=first)
-        factor = step @ factor
+    identity = torch.eye(flat.shape[1], dtype=flat.dtype, device=flat.device)
+
+    def factor_of(square: Tensor) -> Tensor:
+        return torch.baddbmm(square, square, square, beta=second, alpha=third).add_(identity, alpha=first)
+
+    factor = step = factor_of(square)
+    for _ in range(_ITERATIONS - 1):
         square = step @ square @ step
+        step = factor_of(square)
+        factor = step @ factor
     return factor @ flat
 
 
