@@ -160,6 +160,7 @@ class Muon(torch.optim.Optimizer):
             [state["square"] for state in states],
             [],
             [state["step"] for state in states],
+            foreach=True,
             amsgrad=False,
             beta1=group["betas"][0],
             beta2=group["betas"][1],
