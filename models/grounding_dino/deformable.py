@@ -93,8 +93,7 @@ def _read(
     # The module's offsets are (x, y) pairs; taken apart by their weights, each comes out contiguous.
     weight, bias = attention.sampling_offsets.weight, attention.sampling_offsets.bias
     samples = (heads, levels * points)
-    sides = (*asking.new_tensor(level_hw).unbind(1), first_places(level_hw, asking))
-    heights, widths, firsts = (side.repeat_interleave(points).repeat(heads).view(samples) for side in sides)
+    heights, widths, firsts = sample_levels(level_hw, heads, points, asking)
     head = torch.arange(heads, dtype=torch.int32, device=asking.device)[:, None].expand(samples)
     output = torch.empty_like(asking)
     for image in range(count):
@@ -192,7 +191,16 @@ def _centres(level_hw: list[tuple[int, int]], like: Tensor) -> tuple[Tensor, Ten
     return places[:, 1:] * sides_x - 0.5, places[:, :1] * sides_y - 0.5
 
 
-def first_places(level_hw: list[tuple[int, int]], like: Tensor) -> Tensor:
+def sample_levels(level_hw: list[tuple[int, int]], heads: int, points: int, like: Tensor) -> tuple[Tensor, ...]:
+    """Return what the levels of each head's samples are, (heads, L × points) float each.
+
+    These are heights and widths in pixels, and which of the rimmed tokens is the first inside the rim of the level.
+    """
+    sides = (*like.new_tensor(level_hw).unbind(1), _first_places(level_hw, like))
+    return tuple(side.repeat_interleave(points).repeat(heads).view(heads, -1) for side in sides)
+
+
+def _first_places(level_hw: list[tuple[int, int]], like: Tensor) -> Tensor:
     """Return (L,) float: which of the rimmed tokens is the first inside the rim of each level."""
     firsts, start = [], 0
     for height, width in level_hw:

@@ -21,7 +21,7 @@ from transformers.models.mm_grounding_dino.modeling_mm_grounding_dino import (
     MMGroundingDinoMultiscaleDeformableAttention,
 )
 
-from models.grounding_dino.deformable import find_corners, first_places, rim_levels
+from models.grounding_dino.deformable import find_corners, rim_levels, sample_levels
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,8 +136,7 @@ def _read(
     """
     heads, points = attention.n_heads, attention.n_points
     rows = rim_levels(value, level_hw)
-    sides = (*asking.new_tensor(level_hw).flip(1).unbind(1), first_places(level_hw, asking))
-    widths, heights, firsts = (side.repeat_interleave(points).repeat(heads).view(heads, -1) for side in sides)
+    heights, widths, firsts = sample_levels(level_hw, heads, points, asking)
     image = torch.arange(len(rows), dtype=torch.int32)[:, None] * (rows.shape[1] * heads)
     own = image + torch.arange(heads, dtype=torch.int32)
     grid = _Grid(widths, heights, firsts, own[:, None, :, None])
@@ -145,8 +144,8 @@ def _read(
     # The module's offsets are (x, y) pairs; taken apart by their weights, each comes out contiguous.
     weight, bias = attention.sampling_offsets.weight, attention.sampling_offsets.bias
     x, y = (
-        _places(linear(asking, weight[axis::2], bias[axis::2]).view(samples), references, axis, sides[axis], points)
-        for axis in (0, 1)
+        _places(linear(asking, weight[axis::2], bias[axis::2]).view(samples), references, axis, sides, points)
+        for axis, sides in enumerate(asking.new_tensor(level_hw).flip(1).unbind(1))
     )
     shares = attention.attention_weights(asking).view(samples).softmax(-1)
     dims = rows.shape[2] // heads
